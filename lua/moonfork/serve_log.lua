@@ -47,7 +47,7 @@ local FIRST = {"pid", "peer", "request", "status", "seconds", "bytes", "signal",
 local function show(value)
   if type(value) == "number" then return json.encode(value) end
   value = tostring(value)
-  if value:find "[%s=\"]" then return json.encode(value) end
+  if value:find "[%s%c=\"]" then return json.encode(value) end
   return value
 end
 

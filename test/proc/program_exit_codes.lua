@@ -95,6 +95,7 @@ story.test("control characters in a message are shown as question marks", functi
     ["map tostring '/no/such\27[2J'"] = "/no/such?[2J: No such file",
     [ [[map -e 'function f() error("\27]0;title\7x", 0) end' f]] ] = "line 1: ?]0;title?x",
     [ [[map -k -e 'function f() error("\27[2Jx", 0) end' f]] ] = "line 1: ?[2Jx",
+    [ [[map -k -e 'function f() error("\u{9b}2J \u{e9}", 0) end' f]] ] = "line 1: ?2J \u{e9}", -- of eight bits
   } do
     local out, err = program.run(words, {stdin = "a\n"})
     t.eq(out, "")
@@ -106,8 +107,8 @@ end)
 -- Names and reasons come from other machines.
 story.test("top shows control characters of what others say as question marks", function(t)
   local lines = require("moonfork.cli.top").view({kind = "engine", subject = "s", engine = "up", workers = 1, nodes = {
-    {name = "n\27[2J\n", workers = 1, held = 0, room = 1, window = 1, calls = 0, beat = 1}}}, nil, 1, 80)
-  t.match(lines[3], "^n%?%[2J%?  ")
+    {name = "n\27[2J\n\u{9b}", workers = 1, held = 0, room = 1, window = 1, calls = 0, beat = 1}}}, nil, 1, 80)
+  t.match(lines[3], "^n%?%[2J%?%?  ")
 end)
 
 story.test("no colour where there is no terminal, whatever the environment says", function(t)

@@ -80,6 +80,13 @@ story.test("over TCP, with the address of the peer in the log", function(t)
   stop(t, running)
 end)
 
+-- A peer chooses its abstract name, and a terminal did what was in it.
+story.test("control characters are escaped in the log", function(t)
+  local out = t:lua [[require("moonfork.serve_log").configure "text"
+    require("moonfork.serve_log").write("info", "connection", {peer = "@\27[2J"})]]
+  t.match(out, 'connection peer="@\\u001b%[2J"\n')
+end)
+
 story.test("a function that raises costs its connection, and is told", function(t)
   local running = serve(t, [[-n 1 -e 'function f(c) if c:read "l" == "bad" then error "it is bad" end
     c:write "good\n" end' f]])

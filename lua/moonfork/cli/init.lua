@@ -77,9 +77,10 @@ local function true_reason(text)
   return ("the module '%s' can't be read: %s"):format(module, message:gsub("^.-: ", ""))
 end
 
---- printable(text): without what a terminal would do something at, but for the ends of lines.
+--- printable(text): without what a terminal would do something at, but for the ends of lines. The
+-- second range are the control characters of eight bits, as UTF-8 has them.
 function cli.printable(text)
-  return (text:gsub("[%z\1-\8\11-\31\127]", "?"))
+  return (text:gsub("[%z\1-\8\11-\31\127]", "?"):gsub("\194[\128-\159]", "?"))
 end
 
 --- explain(text): a message, printable, with what to do where descriptors were missing; and whether they were.
