@@ -3,8 +3,9 @@
 --
 --   ./dev planted [OPTION...] [NAME...]     the defects whose names contain NAME; none: all
 --     --list     says what there is
---     --check    only looks whether each edit still has exactly one place in the tree; where
---                the code has moved on, the defect has to be written anew
+--     --check    only looks whether each edit still has exactly one place in the tree, and
+--                whether its tests are there; where the code has moved on, the defect has to be
+--                written anew
 --     --all      runs the whole suite, not only the tests that the defect names
 --     --again    does not first look whether those tests pass without a defect
 --
@@ -55,6 +56,15 @@ local function spoil(text, defect)
   return text:sub(1, from - 1) .. defect.replace .. text:sub(to + 1)
 end
 
+-- A story that is not there would fail, and so notice any defect. Names that are put together
+-- are looked for by a part that stands in the file.
+local function has_story(text, part)
+  for literal in text:gmatch '"([^"\n]*)"' do
+    if literal:find(part, 1, true) then return true end
+  end
+  return false
+end
+
 local function check(defect)
   local f = io.open(top .. "/" .. defect.file, "rb")
   if not f then return nil, "there is no " .. defect.file end
@@ -65,6 +75,9 @@ local function check(defect)
     local g = io.open(top .. "/test/" .. source, "rb")
     if not g then return nil, "there is no test/" .. source end
     g:close()
+    if path == source and type(test) == "table" and not has_story(read(top .. "/test/" .. path), test[2]) then
+      return nil, ("no story of test/%s has '%s' in its name"):format(path, test[2])
+    end
   end
   return spoil(read(top .. "/" .. defect.file), defect)
 end
@@ -161,14 +174,22 @@ if options.list then
   os.exit(0)
 end
 
-local drifted = 0
+if #chosen == 0 then
+  io.stderr:write(("there is no defect whose name contains '%s'; see --list\n"):format(
+    table.concat(wanted, "' or '")))
+  os.exit(2)
+end
+
+local plantable = {}
 for _, defect in ipairs(chosen) do
   local ok, why = check(defect)
-  if not ok then
-    drifted = drifted + 1
-    print(("%s: %s"):format(defect.name, why))
+  if ok then
+    plantable[#plantable + 1] = defect
+  else
+    print(("can't be planted %s: %s"):format(defect.name, why))
   end
 end
+local drifted = #chosen - #plantable
 if options.check then
   print(("%d defects, %d can't be planted"):format(#chosen, drifted))
   os.exit(drifted == 0)
@@ -177,7 +198,7 @@ end
 -- Without a defect the tests have to pass, or their failures say nothing.
 local function baseline()
   local seen, bad = {}, 0
-  for _, defect in ipairs(chosen) do
+  for _, defect in ipairs(plantable) do
     for _, test in ipairs(defect.tests) do
       local name = name_of(test)
       if not seen[name] then
@@ -194,30 +215,24 @@ end
 
 copy()
 assert(build(), "the tree does not build: " .. room .. "/build.log")
-local bad = options.again and 0 or baseline()
+local bad = drifted + (options.again and 0 or baseline())
 local noticed, passed = 0, 0
-for _, defect in ipairs(chosen) do
+for _, defect in ipairs(plantable) do
   local path = tree .. "/" .. defect.file
   local text = read(path)
-  local spoiled, why = spoil(text, defect)
-  if spoiled then
-    write(path, spoiled)
-    if not build() then
-      bad = bad + 1
-      print(("does not build   %s"):format(defect.name))
-      run("tail -n 20 " .. quote(room .. "/build.log"))
-    else
-      local by = notice(options.all and everything() or defect.tests)
-      if by then noticed = noticed + 1 else passed = passed + 1 end
-      print(("%-16s %s%s"):format(by and "noticed" or "NOT noticed", defect.name,
-        by and ": " .. by or ""))
-    end
-    write(path, text)
-    io.stdout:flush()
-  else
+  write(path, assert(spoil(text, defect)))
+  if not build() then
     bad = bad + 1
-    print(("can't be planted %s: %s"):format(defect.name, why))
+    print(("does not build   %s"):format(defect.name))
+    run("tail -n 20 " .. quote(room .. "/build.log"))
+  else
+    local by = notice(options.all and everything() or defect.tests)
+    if by then noticed = noticed + 1 else passed = passed + 1 end
+    print(("%-16s %s%s"):format(by and "noticed" or "NOT noticed", defect.name,
+      by and ": " .. by or ""))
   end
+  write(path, text)
+  io.stdout:flush()
 end
 build()
 print(("%d planted defects: %d noticed, %d NOT noticed, %d not tried or without a baseline"):format(
