@@ -116,6 +116,9 @@ story.test("passwords and tokens come from files; wrong usage is told", function
   for _, name in ipairs{"creds", "ca", "cert", "key", "password-file", "token-file"} do -- some were 1
     local _, err, code = program.run(("call --engine nats://127.0.0.1:1 --subject s --%s /no/such"):format(name))
     t.eq({err, code}, {"moonfork call: /no/such: No such file or directory\n", 126}, name)
+    _, err, code = program.run(("call --engine nats://127.0.0.1:1 --subject s --%s /"):format(name))
+    t.match(err, "^moonfork call: /: [^\n]*Is a directory")
+    t.eq(code, 126, name)
   end
   local _, err, code = program.run("node --engine nats://127.0.0.1:1 --subject s nothing")
   t.match(err, "there is no global function 'nothing'")

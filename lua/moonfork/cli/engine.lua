@@ -53,7 +53,9 @@ local function check_file(path)
   if not path then return end
   local file, message = io.open(path)
   if not file then cli.fail(cli.UNUSABLE, "%s", message) end
+  local _, why = file:read(0) -- of a folder
   file:close()
+  if why then cli.fail(cli.UNUSABLE, "%s: %s", path, why) end
 end
 
 --- load(): the module moonfork.nats. Ends the program where this moonfork was built without it.
