@@ -89,7 +89,7 @@ void outbox_deinit_some(struct outbox *o, int n, struct list *rest) {
   o->nbytes = 0;
   while (!list_empty(&o->segments)) {
     struct outbox_segment *s = segment_of(o->segments.next);
-    int slow = s->nfds > 0 && !s->borrowed; /* a lender waits for his release */
+    int slow = s->nfds > 0 && !s->borrowed; /* what is borrowed is released now */
     if (slow && n == 0) {
       list_remove(&s->link);
       list_push(rest, &s->link);

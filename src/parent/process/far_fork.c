@@ -143,8 +143,8 @@ static void end(struct far_link *far, struct far_fork *fork) {
   list_remove(&fork->link);
   far->nforks--;
   fork->token = 0;
-  if (far->lender == fork)
-    far->lender = NULL;
+  if (far->freed == fork)
+    far->freed = NULL;
 }
 
 int far_fork_take(struct far_link *far, struct far_fork *fork) {
@@ -170,14 +170,14 @@ void far_fork_forget(struct far_link *far, struct far_fork *fork) {
 /* ---- what the near end tells ---- */
 
 static void make_room(struct far_link *far) {
-  for (struct list *it = far->forks.next; it != &far->forks && !far->lender;
+  for (struct list *it = far->forks.next; it != &far->forks && !far->freed;
        it = it->next) {
     struct far_fork *fork = list_entry(it, struct far_fork, link);
     if (!fork->is_told && fork->dead >= 0)
-      far->lender = fork;
+      far->freed = fork;
   }
-  if (far->lender)
-    close_dead(far, far->lender);
+  if (far->freed)
+    close_dead(far, far->freed);
 }
 
 size_t far_fork_make_room(struct far_link *far, size_t most) {
@@ -189,21 +189,21 @@ size_t far_fork_make_room(struct far_link *far, size_t most) {
 }
 
 /* The number that was made free is another's now, or that fork's again. */
-static void pay_back(struct far_link *far, struct far_fork *of) {
-  struct far_fork *lender = far->lender;
-  far->lender = NULL;
-  if (of && of != lender) {
-    lender->dead = of->dead;
+static void restore_freed(struct far_link *far, struct far_fork *of) {
+  struct far_fork *freed = far->freed;
+  far->freed = NULL;
+  if (of && of != freed) {
+    freed->dead = of->dead;
     of->dead = -1;
   } else if (!of) {
     int fd = make_dead(far);
-    lender->dead = fd < 0 ? -1 : fd;
+    freed->dead = fd < 0 ? -1 : fd;
   }
 }
 
 void far_fork_keep_sockets(struct far_link *far, struct fdset *fds, int truncated) {
-  if (far->lender && fds->n == 0)
-    pay_back(far, NULL);
+  if (far->freed && fds->n == 0)
+    restore_freed(far, NULL);
   for (int i = 0; i < fds->n; i++) {
     int fd = fdset_steal(fds, i);
     if (fdset_push(&far->sockets, fd) < 0)
@@ -248,14 +248,14 @@ int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {
   fork = find(far, token);
   if (fork && fork->is_told)
     fork = NULL;
-  if (far->lender && fork)
-    pay_back(far, fork);
+  if (far->freed && fork)
+    restore_freed(far, fork);
   if (fork)
     tell_later(far, fork, fd);
   else
     fd_close(&fd);
-  if (far->lender)
-    pay_back(far, NULL);
+  if (far->freed)
+    restore_freed(far, NULL);
   return 0;
 }
 

@@ -53,7 +53,7 @@ struct far_link {
   uint64_t nforked;          /* bytes of all commands that went without a socket */
   struct fdset sockets;      /* that have come, before their frame is read */
   int dead;                  /* a socket whose other end is closed; -1: there is none */
-  struct far_fork *lender;   /* whose number has been made free */
+  struct far_fork *freed;    /* whose number has been made free */
   struct far_fork *attended; /* whose answer is polled for, not by the loop; or NULL */
   unsigned nrow;             /* forks since an end was waited for */
   int is_row;                /* the agent was told that nobody waits */
