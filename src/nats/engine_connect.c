@@ -157,7 +157,7 @@ static natsStatus set_options(natsOptions *opts, struct attempt *a) {
   DO(set_servers(opts, list, n))
   DO(natsOptions_SetNoRandomize(opts, false))
   DO(set_login(opts, &login))
-  DO(o->creds ? natsOptions_SetUserCredentialsFromFiles(opts, o->creds, NULL) : NATS_OK)
+  DO(o->creds ? engine_creds_set(&a->creds, opts) : NATS_OK)
   DO(set_tls(opts, o))
   DO(natsOptions_SetTimeout(opts, CONNECT_MS))
   DO(natsOptions_SetAllowReconnect(opts, false))
@@ -191,13 +191,13 @@ static void *run(void *data) {
   char fault[REASON_MAX] = "";
   natsStatus s = natsOptions_Create(&opts);
   if (s == NATS_OK && a->o.creds &&
-      engine_creds_check(a->o.creds, fault, sizeof fault) < 0)
+      engine_creds_read(a->o.creds, &a->creds, fault, sizeof fault) < 0)
     s = NATS_INVALID_ARG;
   if (s == NATS_OK)
     s = set_options(opts, a);
   engine_handshake_begin(box);
   if (s == NATS_OK)
-    s = natsConnection_Connect(&nc, opts);
+    s = engine_creds_connect(&a->creds, &nc, opts);
   engine_handshake_end(box);
   pthread_mutex_lock(&box->mutex);
   if (s != NATS_OK && box->was_late) { /* no refusal: it may be better next time */
@@ -219,6 +219,7 @@ static void *run(void *data) {
   pthread_mutex_unlock(&box->mutex);
   natsConnection_Destroy(nc);
   natsOptions_Destroy(opts);
+  engine_creds_free(&a->creds);
   engine_options_free(&a->o);
   free(a->servers);
   free(a);

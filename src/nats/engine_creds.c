@@ -1,7 +1,11 @@
 /* A file of credentials: a token and a seed, each after a line of dashes and before
- * another, as nsc writes them. libnats reads it when the server asks, and what is wrong
- * with it then looks like a failure of the connection. Runs in the parent, in the thread
- * of an attempt. */
+ * another, as nsc writes them. If libnats read it when the server asks, what is wrong with
+ * it would look like a failure of the connection.
+ *
+ * Before 3.8 libnats leaves out of CONNECT a signature whose first byte is zero, one in
+ * 256, and the server refuses it. The server gives each connection another text to sign,
+ * so that the next one has another signature. Runs in the parent, in the thread of an
+ * attempt. */
 #include "nats/engine_private.h"
 
 #include <errno.h>
@@ -9,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CREDS_MAX = 65536 };
+enum { CREDS_MAX = 65536, CONNECTS_MAX = 8 };
 
 /* It has a secret: the memory is cleared before it is given back. */
 static void wipe(char *text, size_t n) {
@@ -19,47 +23,92 @@ static void wipe(char *text, size_t n) {
   free(text);
 }
 
-/* The lines between lines of dashes: the n-th of them, from 0 on; NULL: there are fewer.
- * It is cut out of the text. */
-static char *nth_block(char *text, int n) {
-  int is_inside = 0;
+/* The lines between lines of dashes, cut out of the text: at most so many. */
+static int find_blocks(char *text, char **ret_blocks, int most) {
+  int is_inside = 0, n = 0;
   char *rest = text;
-  for (char *line; (line = strsep(&rest, "\n"));) {
+  for (char *line; n < most && (line = strsep(&rest, "\n"));) {
     line[strcspn(line, "\r")] = '\0';
     if (strncmp(line, "---", 3) == 0)
       is_inside = !is_inside;
-    else if (is_inside && *line && n-- == 0)
-      return line;
+    else if (is_inside && *line)
+      ret_blocks[n++] = line;
   }
-  return NULL;
+  return n;
 }
 
-static const char *fault_of(char *text) {
+static const char *take_blocks(struct engine_creds *c) {
   unsigned char *signature = NULL;
+  char *blocks[2];
   int length = 0;
-  char *seed = nth_block(text, 1);
-  if (!seed)
+  if (find_blocks(c->text, blocks, 2) < 2)
     return "no token and seed, as nsc writes them";
-  natsStatus s = nats_Sign(seed, "nonce", &signature, &length);
+  c->token = blocks[0];
+  c->seed = blocks[1];
+  natsStatus s = nats_Sign(c->seed, "nonce", &signature, &length);
   free(signature);
   return s == NATS_OK ? NULL : "a seed that is not valid";
 }
 
-int engine_creds_check(const char *path, char *ret_fault, size_t size) {
-  char *text = malloc(CREDS_MAX + 1);
-  FILE *file = text ? fopen(path, "re") : NULL;
+void engine_creds_free(struct engine_creds *c) {
+  if (c->text)
+    wipe(c->text, CREDS_MAX + 1);
+  c->text = NULL;
+}
+
+int engine_creds_read(const char *path, struct engine_creds *c, char *ret_fault,
+                      size_t size) {
+  c->text = malloc(CREDS_MAX + 1);
+  FILE *file = c->text ? fopen(path, "re") : NULL;
   if (!file) {
     snprintf(ret_fault, size, "the credentials can't be read (%s): %s",
-             text ? strerror(errno) : "not enough memory", path);
-    free(text);
+             c->text ? strerror(errno) : "not enough memory", path);
     return -1;
   }
-  size_t n = fread(text, 1, CREDS_MAX, file);
+  size_t n = fread(c->text, 1, CREDS_MAX, file);
   fclose(file);
-  text[n] = '\0';
-  const char *fault = fault_of(text);
+  c->text[n] = '\0';
+  const char *fault = take_blocks(c);
   if (fault)
     snprintf(ret_fault, size, "the credentials can't be used (%s): %s", fault, path);
-  wipe(text, CREDS_MAX + 1);
   return fault ? -1 : 0;
+}
+
+/* ---- what libnats asks ---- */
+
+static natsStatus give_token(char **token, char **text, void *closure) {
+  const struct engine_creds *c = closure;
+  (void)text;
+  *token = strdup(c->token);
+  return *token ? NATS_OK : NATS_NO_MEMORY;
+}
+
+static natsStatus sign(char **text, unsigned char **signature, int *length,
+                       const char *nonce, void *closure) {
+  struct engine_creds *c = closure;
+  (void)text;
+  if (!nonce || !*nonce) /* the server lets everybody in */
+    return NATS_OK;
+  natsStatus s = nats_Sign(c->seed, nonce, signature, length);
+  if (s != NATS_OK || **signature)
+    return s;
+  free(*signature);
+  *signature = NULL;
+  c->needs_other = 1;
+  return NATS_ERR;
+}
+
+natsStatus engine_creds_set(struct engine_creds *c, natsOptions *opts) {
+  return natsOptions_SetUserCredentialsCallbacks(opts, give_token, c, sign, c);
+}
+
+natsStatus engine_creds_connect(struct engine_creds *c, natsConnection **nc,
+                                natsOptions *opts) {
+  natsStatus s;
+  int connects = 0;
+  do {
+    c->needs_other = 0;
+    s = natsConnection_Connect(nc, opts);
+  } while (s != NATS_OK && c->needs_other && ++connects < CONNECTS_MAX);
+  return s;
 }

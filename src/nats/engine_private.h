@@ -64,10 +64,18 @@ struct post {
   uint64_t sub;
 };
 
+/* What is shown to a server with accounts. */
+struct engine_creds {
+  char *text; /* that the others are in; NULL: no credentials */
+  const char *token, *seed;
+  int needs_other; /* libnats can't send a signature of this connection */
+};
+
 /* What a thread that connects has. */
 struct attempt {
   struct mailbox *box;
   struct engine_options o;
+  struct engine_creds creds;
   char *servers; /* a copy, cut at its commas */
 };
 
@@ -166,8 +174,15 @@ void engine_handshake_end(struct mailbox *box);
 void engine_handshake_cut(struct mailbox *box, unsigned after_ms);
 
 /* engine_creds.c */
-/* 0, or -1 and what is wrong with that file. */
-int engine_creds_check(const char *path, char *ret_fault, size_t size);
+/* 0, or -1 and what is wrong with that file. Needs engine_creds_free in either case. */
+int engine_creds_read(const char *path, struct engine_creds *c, char *ret_fault,
+                      size_t size);
+/* The options borrow it, as long as a connection is being made with them. */
+natsStatus engine_creds_set(struct engine_creds *c, natsOptions *opts);
+/* Connects, also by options without credentials. */
+natsStatus engine_creds_connect(struct engine_creds *c, natsConnection **nc,
+                                natsOptions *opts);
+void engine_creds_free(struct engine_creds *c);
 
 /* engine_login.c */
 struct engine_login {
