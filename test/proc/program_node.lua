@@ -125,6 +125,21 @@ story.test("passwords and tokens come from files; wrong usage is told", function
   t.eq(code, 126)
 end)
 
+-- They went on for two seconds, and then said that the engine can't be reached.
+story.test("top and doctor end at a signal while they wait for the engine", function(t)
+  local fork = require "moonfork"
+  for _, words in ipairs{"top", "top --subject s", "doctor"} do
+    local listener = t.got(fork.socket.listen "127.0.0.1:0")
+    local running = program.start(t, words .. " --engine nats://" .. listener:address())
+    listener:settimeout(30)
+    local client = t.got(listener:accept())
+    running:kill(kit.SIGTERM)
+    t.eq({running:wait(), running.out(), running.err()}, {143, "", ""})
+    client:close()
+    listener:close()
+  end
+end)
+
 story.test("a local server starts with the node, comes back when it dies, and ends with it", function(t)
   nats.program(t)
   local words = ("--engine local --store %s --subject s"):format(t:file "store")

@@ -5,6 +5,7 @@ local fork = require "moonfork"
 local json = require "moonfork.json"
 local status = require "moonfork.status"
 local program = require "program"
+local kit = story.kit
 
 local FUNCTIONS = [[
   function echo(...) return ... end
@@ -110,6 +111,18 @@ story.test("what is no status is told", function(t)
   t.eq(out, "")
   t.match(err, "^moonfork map: can't listen on .-\n$")
   t.eq(code, 126)
+end)
+
+-- It ended only when it had the status, or had waited for it long enough.
+story.test("top ends at a signal while it waits for a status", function(t)
+  local listener = assert(fork.socket.listen(t:file "mute"))
+  local running = program.start(t, "top " .. t:file "mute")
+  local client = assert(listener:accept())
+  t.match(client:read "l", "^GET /status ")
+  running:kill(kit.SIGTERM)
+  t.eq({running:wait(), running.out(), running.err()}, {143, "", ""})
+  client:close()
+  listener:close()
 end)
 
 story.test("JSON is written and read", function(t)

@@ -142,7 +142,9 @@ function command.main(options)
   local output = require "moonfork.cli.output"
   local paint = terminal.colour(1)
   local function put(line) output.write(line .. "\n") end
-  interrupt.watch(function() end, function() cli.quit(interrupt.code) end)
+  local is_auditing = false -- which ends at a signal itself, with all that it has started
+  local function quit() cli.quit(interrupt.code) end
+  interrupt.watch(function() if not is_auditing then quit() end end, quit)
 
   local parts, problems = doctor.installation()
   local rows, kernel = doctor.system()
@@ -159,6 +161,7 @@ function command.main(options)
     print_system(put, paint, rows)
     output.flush()
   end
+  is_auditing = true
   local report, err = doctor.audit(options.module, {timeout = options.timeout,
     stop = function() return interrupt.code ~= nil end})
   local is_safe = report and is_safe_with(report, problems, options.strict) or false

@@ -288,8 +288,8 @@ function command.main(options)
   local is_live = terminal.is_terminal(1)
   local count = options.count or (is_live and math.huge or 1)
   local delay = options.delay or 1
-  local ended = false
-  interrupt.watch(function() ended = true end, function() ended = true end)
+  local function quit() cli.quit(interrupt.code) end -- from whatever it waits for
+  interrupt.watch(quit, quit)
   local source = source_of(fork, options)
   local before
   for i = 1, count do
@@ -300,16 +300,9 @@ function command.main(options)
     output.write(table.concat(lines, "\n") .. "\n")
     output.flush()
     before = stats
-    if i < count then
-      local slept = 0
-      while slept < delay and not ended do
-        fork.sleep(math.min(0.1, delay - slept))
-        slept = slept + 0.1
-      end
-    end
-    if ended then break end
+    if i < count then fork.sleep(delay) end
   end
-  return interrupt.code or cli.OK
+  return cli.OK
 end
 
 return command
