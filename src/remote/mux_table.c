@@ -144,7 +144,10 @@ void mux_make_room(struct mux *m) {
   }
 }
 
+/* Not while the stream is waited for: channel 1 would be read, and wait, in each turn. */
 void mux_resume(struct mux *m) {
+  if (m->is_waiting)
+    return;
   while (!list_empty(&m->paused) && mux_backlog(m) < CHANNEL_AHEAD / 2) {
     struct mux_channel *c = list_entry(m->paused.next, struct mux_channel, waits);
     list_remove(&c->waits);

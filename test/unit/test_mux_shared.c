@@ -179,6 +179,30 @@ static void test_a_program_that_is_stopped_delays_large_frames_only(void **state
   close(other[0]);
 }
 
+/* With commands for the template, and bytes that wait for the claim, the near end tried again
+ * at once, for ever: a program that a debugger had stopped there took a processor. */
+static void test_a_program_that_is_stopped_is_waited_for_at_rest(void **state) {
+  int other[2];
+  unsigned nturns = 0;
+  begin();
+  assert_int_equal(sock_pair(other, 0), 0);
+  assert_int_equal(mux_add(&mux, LINK_NEAR_FIRST, other[1], MUX_BOTH), 0);
+  mux_arm(&mux);
+  send_large(user);
+  send_large(other[0]);
+  turn_for(20);
+  for (uint64_t last = uv_hrtime() + 100 * 1000000; uv_hrtime() < last; nturns++)
+    turn_once(&turns, 1);
+  assert_in_range(nturns, 1, 200);
+  write_fork();
+  link_early_end(&page, 0, 1);
+  turn_for(100);
+  assert_int_equal(mux.root_sent, LARGE + 40);
+  assert_int_equal(mux_backlog(&mux), 0);
+  assert_int_equal(page.is_claimed, 0);
+  close(other[0]);
+}
+
 #ifdef F_SETPIPE_SZ
 /* What does not fit into the stream waits. */
 static void test_the_claim_is_kept_while_a_frame_is_in_part_there(void **state) {
@@ -296,6 +320,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
   const struct CMUnitTest tests[] = {
       TEST(test_a_program_that_is_stopped_delays_large_frames_only),
+      TEST(test_a_program_that_is_stopped_is_waited_for_at_rest),
 #ifdef F_SETPIPE_SZ
       TEST(test_the_claim_is_kept_while_a_frame_is_in_part_there),
 #endif
