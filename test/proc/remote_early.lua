@@ -106,4 +106,24 @@ story.test("the command ends gently while the program turns no loop", function(t
   t.eq(t.read(file), "ended\n")
 end)
 
+-- The copy has the program's descriptors, and with them it held the input of every command: one that waits for
+-- the end of its input, as `cat` does, outlived its link.
+story.test("a copy of the program by fork(2) does not keep the command from the end of its input", function(t)
+  local file = t:file("end", "")
+  local p = over(("cat | %s; echo ended >>%s"):format(AGENT, file))
+  p:eval "function nothing() end"
+  for _ = 1, 3 do p:fork():run("nothing"):close() end
+  local copy = kit.fork()
+  if copy == 0 then
+    kit.msleep(60000)
+    kit.exit(0)
+  end
+  t:defer(function()
+    kit.kill(copy, kit.SIGKILL)
+    kit.waitpid(copy)
+  end)
+  p:close()
+  t.within(10, function() return t.read(file) == "ended\n" end, "the command ends, although the copy lives")
+end)
+
 story.done()

@@ -1,6 +1,7 @@
 #include "parent/process/far.h"
 
 #include "base/result.h"
+#include "parent/process/far_input.h"
 #include "parent/process/far_link.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -222,8 +223,7 @@ static void lose(struct far_link *far, const char *why) {
   b->ops->watch(b, &far->watch, far->fd, 0);
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
-  if (far->input >= 0) /* else the command waits for it */
-    b->ops->close_now(b, &far->input);
+  far_fork_close_input(far); /* else the command waits for it */
   buf_consume(&far->out, buf_size(&far->out));
   context_task(far->context, PHASE_WORK, &far->task);
 }
@@ -590,8 +590,7 @@ void far_link_drop(struct far_link **at) {
   b->ops->watch(b, &far->watch, far->fd, 0);
   if (far->fd >= 0)
     b->ops->close(b, &far->fd);
-  if (far->input >= 0)
-    b->ops->close_now(b, &far->input);
+  far_fork_close_input(far);
   fdset_close(&far->sockets);
   if (far->dead >= 0)
     b->ops->close_now(b, &far->dead);
@@ -693,6 +692,7 @@ void far_link_dump(const struct far_link *far, FILE *out, int indent) {
 void far_link_forked(struct far_link *far) {
   fdset_close(&far->sockets);
   fd_close(&far->dead);
-  fd_close(&far->input);
+  far_input_forked(far->kept_input);
+  far->input = -1;
   fd_close(&far->fd);
 }

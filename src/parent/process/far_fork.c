@@ -4,6 +4,7 @@
 #include "parent/process/far.h"
 
 #include "base/result.h"
+#include "parent/process/far_input.h"
 #include "parent/process/far_link.h"
 #include "wire/link_early.h"
 #include <errno.h>
@@ -233,8 +234,21 @@ static int next_socket(struct far_link *far) {
 int far_fork_take_input(struct far_link *far, const struct link_frame *f) {
   if (f->length || far->sockets.n == 0 || far->input >= 0)
     return -EPROTO;
-  far->input = next_socket(far);
+  int fd = next_socket(far);
+  far->kept_input = fd < 0 ? NULL : far_input_keep(fd);
+  if (far->kept_input)
+    far->input = fd;
+  else
+    fd_close(&fd);
   return 0;
+}
+
+void far_fork_close_input(struct far_link *far) {
+  struct backend *b = far->context->backend;
+  if (far->input >= 0)
+    b->ops->close_now(b, &far->input);
+  far_input_forget(far->kept_input);
+  far->kept_input = NULL;
 }
 
 int far_fork_take_socket(struct far_link *far, const struct link_frame *f) {

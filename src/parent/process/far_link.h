@@ -7,6 +7,7 @@
 #include "wire/link_page.h"
 
 struct far_fork;
+struct far_input;
 struct far_ops;
 struct far_process;
 
@@ -23,8 +24,9 @@ struct far_link {
   const struct far_ops *ops;
   unsigned refs;
   int fd;
-  int input;       /* of the command, for the program's own FORKs; -1: not given */
-  uint32_t nearly; /* of these: so many were written */
+  int input; /* of the command, for the program's own FORKs; -1: not given */
+  struct far_input *kept_input; /* copies of the program close it; or NULL */
+  uint32_t nearly;              /* FORKs of the program's own that were written */
   struct watch watch;
   struct task task, waking, reading;
   struct buf in, out;
@@ -76,6 +78,8 @@ int far_fork_take_socket(struct far_link *far, const struct link_frame *f);
 int far_fork_take_end(struct far_link *far, const struct link_frame *f);
 /* LINK_INPUT, likewise. */
 int far_fork_take_input(struct far_link *far, const struct link_frame *f);
+/* The program writes no more FORKs itself. */
+void far_fork_close_input(struct far_link *far);
 /* Outside of any event: processes hear of their sockets. */
 void far_fork_tell(struct far_link *far);
 
