@@ -43,8 +43,9 @@ says 2 'there is no file .*no_such_story.lua' coverage no_such_story.lua
 says 2 'which command' run
 says 2 "no defect whose name contains 'no such one'" planted 'no such one'
 if [ -f build/env.sh ]; then # what is not there passes no test
-  says 2 "no story has 'no such one' in its name" run test/run --only 'no such one' test/proc/annotations.lua
-  says 2 "there is no file 'test/proc/no_such.lua'" run test/run test/proc/no_such.lua test/proc/annotations.lua
+  stories=test/proc/annotations.lua
+  says 2 "no story has 'no such' in its name" run test/run --only 'no such' "$stories"
+  says 2 "there is no file 'no_such.lua'" run test/run no_such.lua "$stories"
 fi
 [ ! -e ./--help ] && [ ! -e "$room/prefix" ] || complain 'something was installed'
 
