@@ -8,6 +8,7 @@ local fork = require "moonfork"
 local clone = require "moonfork.clone"
 local threads = require "thread_story"
 local test, thread, result = threads.test, threads.thread, threads.result
+local kit = story.kit
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -394,6 +395,38 @@ test("a refused clone leaves the template its handles", function(t)
   writer:close()
   t.eq((result(t, p:fork(), "tells")), "template 0 1 through")
   p:close()
+end)
+
+-- Its socket was shut, which it found out with its first bytes, and it went on.
+test("a function that nobody waits for any more is not entered", function(t)
+  local file = t:file("entered", "")
+  local functions = {
+    opens = "",
+    writes = "s:write 'x'",
+    sends = "s:send_fd(s, 'x')",
+    computes_first = "local sum = 0 for i = 1, 1000 do sum = sum + i end",
+  }
+  for name, first in pairs(functions) do
+    local p = ready_template(t, ("function %s(s) %s io.open(%q, 'a'):write('%s '):close() end"):format(
+      name, first, file, name))
+    has_threads(t, p, 2)
+    local told, pid = {}, p:pid()
+    local function tell(err) told[#told + 1] = err and err.code .. " " .. err.started or "entered" end
+    kit.kill(pid, kit.SIGSTOP)
+    p:fork({ isolation = "thread", timeout = 0.1 }):run(name, tell)
+    local given_up, closed = t.within(10, function() return told[1] end), thread(p)
+    closed:run(name, tell)
+    fork.step(0)
+    closed:close()
+    t.within(10, function() return told[2] end)
+    kit.kill(pid, kit.SIGCONT)
+    t.eq({ name, given_up, told[2] }, { name, "TIMEOUT no", "CANCELLED no" })
+    t.got(p:memory())
+    has_threads(t, p, 1)
+    t.eq(t.read(file), "")
+    t.eq((result(t, thread(p), "tells")), "template 0 0")
+    p:close()
+  end
 end)
 
 story.done()

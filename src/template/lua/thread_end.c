@@ -81,6 +81,11 @@ void thread_end_begin(lua_State *L, int number, void (*leave)(void)) {
   interrupt_hook = look;
 }
 
+void thread_end_now(void) {
+  self.wanted = 1;
+  look();
+}
+
 void thread_end_over(void) {
   interrupt_hook = NULL;
   self.number = 0;

@@ -19,6 +19,9 @@ void thread_end_begin(lua_State *L, int number, void (*leave)(void));
 /* Between these two the interpreter's memory is not touched for it. */
 void thread_end_hold(void);
 void thread_end_let(void);
+/* On such a thread: as if its end had been wanted, and it had come to its next
+ * instruction. */
+void thread_end_now(void);
 /* Nothing is called any more. */
 void thread_end_over(void);
 /* interrupt_hook of this thread is called: for modules, which have none of their own. */

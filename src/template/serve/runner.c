@@ -10,6 +10,7 @@
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
+#include "template/lua/thread_end.h"
 #include "template/server/bare.h"
 #include "template/server/signals.h"
 #include "template/server/wakeup.h"
@@ -55,7 +56,9 @@ static int hold_leash(struct server *s) {
 static void on_told(int error) {
   struct server *s = server_self();
   server_release(s);
-  if (error && !s->thread)
+  if (error && s->thread)
+    thread_end_now(); /* and no code of the user's runs at that end */
+  else if (error)
     server_exit(s, 0);
 }
 
