@@ -176,6 +176,42 @@ static void test_a_program_that_says_hello_as_it_is_killed(void **state) {
   story_free(s);
 }
 
+static const struct backend_ops *real_ops;
+
+/* A look that finds nothing, but what comes right after it. */
+static ssize_t look_too_early(struct backend *b, int fd, void *data, size_t n,
+                              struct fdset *fds, struct sock_writer *ret_writer) {
+  ssize_t got = real_ops->read_from(b, fd, data, n, fds, ret_writer);
+  if (got == -EAGAIN && !could_speak) {
+    could_speak = 1;
+    answer_hello(late, late->sim->spawned_control, 700);
+    sim_answer(late->sim, late->sim->spawned_control, ANS_RUNNING, 700, NULL, 0);
+  }
+  return got;
+}
+
+/* It was killed, and its socket lost. */
+static void test_a_program_that_says_hello_between_two_looks(void **state) {
+  struct story *s = late = story_new();
+  struct backend_ops ops = *(real_ops = s->sim->backend.ops);
+  mf_process *t;
+  could_speak = 0;
+  ops.read_from = look_too_early;
+  assert_int_equal(boot_exec(s->context, NULL, &t), 0);
+  assert_int_equal(mf_run(t, "f", on_run, s), 0);
+  sim_run(s->sim);
+  s->sim->backend.ops = &ops;
+  sim_advance(s->sim, HELLO_TIMEOUT_MS);
+  s->sim->backend.ops = real_ops;
+  assert_int_equal(could_speak, 1);
+  assert_int_equal(s->runs, 1);
+  assert_int_equal(s->run_error, 0);
+  assert_int_equal(s->sim->last_signal, 0);
+  sim_end_process(s->sim, t->pid, 0);
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 static int timed_far;
 
 /* Between the last look and the moment from which nothing can be said. */
@@ -521,6 +557,7 @@ int main(void) {
       cmocka_unit_test(test_a_failed_start_has_one_name),
       cmocka_unit_test(test_a_default_template_that_has_failed_is_not_used_again),
       cmocka_unit_test(test_a_program_that_says_hello_as_it_is_killed),
+      cmocka_unit_test(test_a_program_that_says_hello_between_two_looks),
       cmocka_unit_test(test_a_function_that_is_entered_as_its_time_is_over),
       cmocka_unit_test(test_a_socket_that_nobody_answers_on),
       cmocka_unit_test(test_an_answer_that_claims_descriptors_breaks_the_protocol),

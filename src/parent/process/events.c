@@ -46,8 +46,11 @@ static void miss_hello(struct mf_process *p) {
   if (trace_is_on())
     process_trace_mark(p, "timeout",
                        TRACE_ARGS(TRACE_NUMBER("after_ms", HELLO_TIMEOUT_MS)));
-  if (p->state == STARTING)
+  if (p->state == STARTING) {
     process_withdraw(p);
+    if (p->state != STARTING)
+      return; /* it has come just in time */
+  }
   is_killed = process_kill(p, SIGKILL) == 0;
   process_fail(
       p, MF_ETEMPLATE_START, process_may_have_started(p), NULL,
