@@ -98,6 +98,37 @@ story.test("forks that are given up again and again, while the near end does not
   t.got(p:fork():run(name)):close()
 end)
 
+-- A host that was busy when the agent greeted has not read that yet when the time is over.
+story.test("a function whose time ends before the agent's greeting is read may have run", function(t)
+  for _, way in ipairs { "timeout", "close" } do
+    local begun, go, file = t:file("begun", ""), t:file("go", ""), t:file("ran", "")
+    local p, hold_up, let_go = over_relay(t)
+    p:eval(([[
+      io.open(%q, "w"):write "x":close()
+      while io.open(%q):read "a" == "" do os.execute "sleep 0.05" end
+      function mark() io.open(%q, "a"):write "x":close() end
+    ]]):format(begun, go, file))
+    local clone, failed = p:fork { timeout = way == "timeout" and 0.5 or nil }
+    clone:run("mark", function(err) failed = err or "no error" end)
+    fork.step(0)
+    local last = kit.now() + 10 * story.scale
+    local function await(name)
+      while t.read(name) == "" and kit.now() < last do kit.msleep(5) end
+      t.eq(t.read(name), "x")
+    end
+    await(begun)
+    hold_up()
+    io.open(go, "w"):write("x"):close()
+    await(file)
+    kit.msleep(500)
+    if way == "close" then clone:close() end
+    t.within(10, function() return failed end)
+    t.eq({ way, failed.code, failed.started }, { way, way == "timeout" and "TIMEOUT" or "CANCELLED", "unknown" })
+    p:close()
+    let_go()
+  end
+end)
+
 -- Who hears of the end has the last words already.
 story.test("an end is not told before the bytes that the process wrote", function(t)
   local SIZE, AT_ONCE = 150000, 20

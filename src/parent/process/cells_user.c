@@ -198,18 +198,28 @@ int cell_nokill(struct mf_process *p, const struct event *e) {
   return -ESRCH;
 }
 
+/* Over there p may have entered its function already, or does before it hears that it is
+ * given up: the near end passes a clone's FORK on once an agent greets, and nothing of
+ * the template's own before. */
+static int is_adrift(const struct mf_process *p) {
+  if (!p->far || p->eof)
+    return 0;
+  return p->source ? !far_link_is_lost(p->far) : far_link_is_up(p->far);
+}
+
 /* Makes it certain whether the function was entered: from now on the process can't write
  * its *running* any more, without which it does not enter; what it wrote before is read.
- * One over there may have entered it already, or does before it hears of that. What has
- * come by now came in time; what comes while it is refused has a socket that is of no
- * use to anybody. */
+ * What has come by now came in time; what comes while it is refused has a socket that is
+ * of no use to anybody. */
 void process_withdraw(struct mf_process *p) {
   struct backend *s = p->context->backend;
+  if (p->far)
+    far_link_read(p->far);
   process_far_settle_socket(p);
   channel_drain(&p->chan);
   if (p->state != STARTING)
     return;
-  p->is_adrift |= p->far && !p->eof && far_link_is_up(p->far);
+  p->is_adrift |= is_adrift(p);
   if (p->chan.fd < 0)
     return;
   p->is_withdrawn = 1;
