@@ -66,6 +66,15 @@ story.test("a line for each finding, then the verdict", function(t)
   t.eq(last_line(out), "not safe to fork")
 end)
 
+story.test("control characters in the name of a module are shown as question marks", function(t)
+  t:module("doctor\u{9b}2J\27c", "math.randomseed(42)")
+  local out, err, code = run "'doctor\u{9b}2J\27c'"
+  t.eq({err, code}, {"", 0})
+  t.match(out, "\n  doctor%?2J%?c +[%d.]+ ms")
+  t.match(out, "\n  warning +module 'doctor%?2J%?c' gave")
+  t.eq(out:find "\u{9b}", nil)
+end)
+
 story.test("--json is one object, whatever happens", function(t)
   t:module("doctor_json", [[math.randomseed(1) print "not JSON" io.stderr:write "neither\n"]])
   local out, err, code = run "--json --strict doctor_json"

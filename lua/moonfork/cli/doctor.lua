@@ -44,7 +44,7 @@ end
 
 -- Printable, in one line.
 local function plain(text)
-  return (one_line(text):gsub("%c", "?"))
+  return cli.printable_line(one_line(text))
 end
 
 local function label(paint, severity)

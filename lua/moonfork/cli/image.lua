@@ -76,7 +76,7 @@ local function print_info(file)
   output.write(("size       %.1f MiB\naddress    0x%x\naddresses  %d that lead to these:\n"):format(
     info.size / (1 << 20), info.base, info.patches))
   for _, library in ipairs(info.libraries) do
-    output.write(("  %s %s\n"):format(library.id, (library.path:gsub("%c", "?"))))
+    output.write(("  %s %s\n"):format(library.id, cli.printable_line(library.path)))
   end
   output.flush()
   return cli.OK

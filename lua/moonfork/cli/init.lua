@@ -83,6 +83,11 @@ function cli.printable(text)
   return (text:gsub("[%z\1-\8\11-\31\127]", "?"):gsub("\194[\128-\159]", "?"))
 end
 
+--- printable_line(text): the same, in one line.
+function cli.printable_line(text)
+  return (cli.printable(text):gsub("%c", "?"))
+end
+
 --- explain(text): a message, printable, with what to do where descriptors were missing; and whether they were.
 -- That is no fault of a function, a module or a file, whatever could not be done without one.
 function cli.explain(text)

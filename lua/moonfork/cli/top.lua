@@ -55,7 +55,7 @@ local View = {}
 View.__index = View
 
 function View:put(format, ...)
-  self.lines[#self.lines + 1] = cli.printable(format:format(...)):gsub("%c", "?"):sub(1, self.columns)
+  self.lines[#self.lines + 1] = cli.printable_line(format:format(...)):sub(1, self.columns)
 end
 
 -- " (12/s)", where there was a look before this one.
