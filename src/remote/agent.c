@@ -82,7 +82,8 @@ static void put_late(void) {
     mux_break(&mux, "not enough memory");
   buf_consume(&tables.ended, nlate);
   nlate = 0;
-  uv_timer_stop(&late);
+  if (!is_row) /* whose end it tells of */
+    uv_timer_stop(&late);
 }
 
 static void on_late(uv_timer_t *t);
@@ -134,13 +135,11 @@ static void reap(void) {
 /* While nobody waits for ends they are looked for when a FORK is passed on, and told with
  * its return: they wake nobody. */
 static void set_row(int on) {
-  if (on == is_row)
-    return;
-  is_row = on && turn_hear_children(&turn, 0) == 0;
+  if (on == is_row || turn_hear_children(&turn, !on) < 0)
+    return; /* on_late tries again */
+  is_row = on;
   if (is_row)
     uv_timer_start(&late, on_late, UNHEARD_MS, 0);
-  else
-    (void)turn_hear_children(&turn, 1);
 }
 
 static void on_late(uv_timer_t *t) {

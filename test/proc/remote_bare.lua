@@ -194,6 +194,26 @@ story.test("after a row of forks that nobody waited for, an end is told to who w
   p:close()
 end)
 
+-- The report of another's end stopped the clock that ends a row, and who waited by callbacks did not end it: the
+-- agent had no ear for children any more, and the end was told with the next fork, or never.
+story.test("after a row, an end is told to who waits by callbacks", function(t)
+  local p = permitted(far "function nothing() end")
+  for round = 1, 20 do
+    for _ = 1, 6 do
+      local clone = p:fork()
+      clone:run("nothing"):close()
+      clone:close()
+    end
+    local clone, status = p:fork(), nil
+    clone:run("nothing", function(_, socket) socket:close() end)
+    clone:on_exit(function(ending) status = ending end)
+    t.within(10, function() return status end)
+    t.eq({ round, status.code }, { round, 0 })
+    clone:close()
+  end
+  p:close()
+end)
+
 story.test("a command between two forks, and hooks of the template's, hold for the next clone", function(t)
   local p = permitted(far "value = 1 function tell(s) s:write(value) end")
   for i = 2, 6 do

@@ -403,6 +403,28 @@ static void test_a_row_of_forks_is_said_to_be_one(void **state) {
   story_free(s);
 }
 
+/* The side was watched for the answer of a fork when the process was claimed, so the row
+ * went on: whose end was waited for by callbacks was told of it late, or not at all. */
+static void test_a_row_ends_with_a_process_whose_answer_was_watched(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end;
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  far->nasked++;
+  far->nrow = 4;
+  far->is_row = 1;
+  far_link_watch(far);
+  assert_int_equal(far->watch.events, WATCH_READ);
+  mf_process *q = make_far_running(s, t, near_end, far_end, 1);
+  sim_run(s->sim);
+  assert_int_equal(far->nawaited, 1);
+  assert_int_equal(far->nrow, 0);
+  assert_int_equal(far->is_row, 0);
+  far->nasked--;
+  close_both(q, t);
+  story_free(s);
+}
+
 /* Who polls for the answer of its fork itself needs no loop that watches for it, in which
  * each answer took four system calls; who has asked and does not poll does. */
 static void test_an_answer_that_is_polled_for_is_not_watched(void **state) {
@@ -455,6 +477,7 @@ int main(void) {
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_forks_that_the_program_writes_itself),
       cmocka_unit_test(test_a_row_of_forks_is_said_to_be_one),
+      cmocka_unit_test(test_a_row_ends_with_a_process_whose_answer_was_watched),
       cmocka_unit_test(test_an_answer_that_is_polled_for_is_not_watched),
       cmocka_unit_test(test_the_slot_of_a_far_process_is_not_given_away),
   };

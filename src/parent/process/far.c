@@ -93,12 +93,13 @@ static void on_waking(struct task *t) {
   watch(far, wanted_now(far));
 }
 
-/* On the next turn: until then it is perhaps closed. */
+/* On the next turn: until then it is perhaps closed. A row ends then also where the side is
+ * watched already. */
 static void await_end(struct far_link *far, struct far_process *q) {
   q->is_known = q->is_awaited = !q->gone && q->serial != LINK_SERIAL_ROOT;
   far->nknown += q->is_known != 0;
   far->nawaited += q->is_awaited != 0;
-  if (q->is_awaited && !(far->watch.events & WATCH_READ))
+  if (q->is_awaited && (far->nrow || !(far->watch.events & WATCH_READ)))
     context_task(far->context, PHASE_WRITE, &far->waking);
 }
 
