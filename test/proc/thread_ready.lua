@@ -397,6 +397,17 @@ test("a refused clone leaves the template its handles", function(t)
   p:close()
 end)
 
+local function stop(t, pid)
+  kit.kill(pid, kit.SIGSTOP)
+  local tasks = "/proc/" .. pid .. "/task/"
+  t.within(10, function()
+    for _, task in ipairs(kit.ls(tasks)) do
+      if not t.read(tasks .. task .. "/stat"):find "%) T" then return false end
+    end
+    return true
+  end)
+end
+
 -- Its socket was shut, which it found out with its first bytes, and it went on.
 test("a function that nobody waits for any more is not entered", function(t)
   local file = t:file("entered", "")
@@ -412,7 +423,7 @@ test("a function that nobody waits for any more is not entered", function(t)
     has_threads(t, p, 2)
     local told, pid = {}, p:pid()
     local function tell(err) told[#told + 1] = err and err.code .. " " .. err.started or "entered" end
-    kit.kill(pid, kit.SIGSTOP)
+    stop(t, pid)
     p:fork({ isolation = "thread", timeout = 0.1 }):run(name, tell)
     local given_up, closed = t.within(10, function() return told[1] end), thread(p)
     closed:run(name, tell)
