@@ -104,7 +104,7 @@ natsStatus engine_creds_set(struct engine_creds *c, natsOptions *opts) {
 
 natsStatus engine_creds_connect(struct engine_creds *c, natsConnection **nc,
                                 natsOptions *opts) {
-  natsStatus s;
+  natsStatus s = NATS_ERR;
   int connects = 0;
   do {
     c->needs_other = 0;
