@@ -15,6 +15,7 @@
 --
 -- A program without stories (t == nil) ends its servers by close().
 local kit = require "testkit"
+local stop = require "stop"
 
 local nats = {}
 
@@ -280,26 +281,9 @@ function Server:restart()
   if not launch(self) then error("nats-server has ended:\n" .. self:log(), 0) end
 end
 
--- A signal stops a process a little later than kill returns, thread by thread.
-local function wait_stopped(pid)
-  local last = kit.now() + SECONDS * scale
-  local function is_stopped()
-    for _, thread in ipairs(kit.ls("/proc/" .. pid .. "/task") or {}) do
-      local stat = read(("/proc/%d/task/%s/stat"):format(pid, thread)) or ") X"
-      if not stat:find "%) [TX]" then return false end
-    end
-    return true
-  end
-  while not is_stopped() do
-    if kit.now() > last then error(("process %d does not stop"):format(pid), 0) end
-    kit.msleep(1)
-  end
-end
-
 --- stop(): SIGSTOP; all of it stands still. continue(): it goes on.
 function Server:stop()
-  kit.kill(self.pid, kit.SIGSTOP)
-  wait_stopped(self.pid)
+  stop(self.pid)
 end
 
 function Server:continue()
@@ -399,8 +383,7 @@ Link.__index = Link
 
 --- cut(): nothing passes any more, and nobody is told. mend(): it goes on. close(): all connections end.
 function Link:cut()
-  self.process:kill "STOP"
-  wait_stopped(self.process:pid())
+  stop(self.process:pid())
 end
 function Link:mend() self.process:kill "CONT" end
 function Link:close()

@@ -5,6 +5,7 @@
 local story = require "story"
 local host = require "host"
 local fork = require "moonfork"
+local stop = require "stop"
 local clone = require "moonfork.clone"
 local threads = require "thread_story"
 local test, thread, result = threads.test, threads.thread, threads.result
@@ -397,17 +398,6 @@ test("a refused clone leaves the template its handles", function(t)
   p:close()
 end)
 
-local function stop(t, pid)
-  kit.kill(pid, kit.SIGSTOP)
-  local tasks = "/proc/" .. pid .. "/task/"
-  t.within(10, function()
-    for _, task in ipairs(kit.ls(tasks)) do
-      if not t.read(tasks .. task .. "/stat"):find "%) T" then return false end
-    end
-    return true
-  end)
-end
-
 -- Its socket was shut, which it found out with its first bytes, and it went on.
 test("a function that nobody waits for any more is not entered", function(t)
   local file = t:file("entered", "")
@@ -423,7 +413,7 @@ test("a function that nobody waits for any more is not entered", function(t)
     has_threads(t, p, 2)
     local told, pid = {}, p:pid()
     local function tell(err) told[#told + 1] = err and err.code .. " " .. err.started or "entered" end
-    stop(t, pid)
+    stop(pid)
     p:fork({ isolation = "thread", timeout = 0.1 }):run(name, tell)
     local given_up, closed = t.within(10, function() return told[1] end), thread(p)
     closed:run(name, tell)
