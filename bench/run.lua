@@ -466,14 +466,18 @@ function cases.remote()
     {"forks", "a fork that has entered its function", 1.0, "forks", math.floor(1500 * scale)},
     {"forks16", "such a fork, 16 in flight", 1.0, "forks", math.floor(4000 * scale), 16},
   }
-  local cells = {}
+  local calls, forks, cells = {}, {}, {}
   for _, w in ipairs(work) do
+    local group = w[4] == "forks" and forks or calls
     for _, where in ipairs {"local", "remote"} do
-      cells[#cells + 1] = {key = w[1] .. where, label = w[2], command = ("lua5.4 %s/remote.lua %s %s"):format(
+      group[#group + 1] = {key = w[1] .. where, label = w[2], command = ("lua5.4 %s/remote.lua %s %s"):format(
         here, where == "local" and "local" or agent, table.concat(w, " ", 4))}
     end
   end
-  cells = take_turns("remote", cells)
+  -- where the system places the five processes of a fork decides much: more turns
+  for _, group in ipairs {take_turns("remote", calls), take_turns("remote", forks, 3 * rounds)} do
+    table.move(group, 1, #group, #cells + 1, cells)
+  end
   for _, x in ipairs(cells) do
     for round, f in pairs(x.figures) do x.rates[round] = f.calls / f.seconds end
   end
