@@ -2,20 +2,14 @@
 
 #include "image/pointers.h"
 #include "image/relocate.h"
+#include "unit/sanitized.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifdef SANITIZED
+#if SANITIZED
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(at, n) ((void)(at), (void)(n))
@@ -211,7 +205,7 @@ copy_words(uint64_t *to, const uint64_t *from, size_t n) {
 }
 
 static void poison_again(struct arena *a) {
-#ifdef SANITIZED
+#if SANITIZED
   ASAN_POISON_MEMORY_REGION(a->base, a->top);
   for (uint32_t i = 1; i < a->nblocks; i++)
     if (a->blocks[i].nbytes)

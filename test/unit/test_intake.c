@@ -1,7 +1,7 @@
 /* Forks without a socket, as the agent sees them: what the template and its clones say at
  * the intake, and what anybody else may say there. Processes of this test play the
  * clones. */
-#include "unit.h"
+#include "mux_kit.h"
 
 #include "os/sock.h"
 #include "remote/intake.h"
@@ -90,11 +90,6 @@ static int setup(void **state) {
   return 0;
 }
 
-static void on_walk(uv_handle_t *h, void *arg) {
-  if (!uv_is_closing(h))
-    uv_close(h, NULL);
-}
-
 static int teardown(void **state) {
   assert_int_equal(ended, 0);
   close(theirs);
@@ -102,12 +97,7 @@ static int teardown(void **state) {
   close(peer);
   turn_watch(&turns, &intake.ready, -1, 0);
   fd_close(&intake.fd);
-  mux_shut(&mux);
-  turn_deinit(&turns);
-  uv_walk(&loop, on_walk, NULL);
-  uv_run(&loop, UV_RUN_DEFAULT);
-  assert_int_equal(uv_loop_close(&loop), 0);
-  mux_deinit(&mux);
+  mux_kit_end(&mux, &turns, &loop);
   return 0;
 }
 

@@ -1,6 +1,6 @@
 /* One end of a link against a peer that is played here, byte by byte: what it may do, and
  * what ends it. The same for both ends, but for the numbers of channels. */
-#include "unit.h"
+#include "mux_kit.h"
 
 #include "os/sock.h"
 #include "remote/mux.h"
@@ -92,18 +92,8 @@ static int setup(void **state) {
   return 0;
 }
 
-static void on_walk(uv_handle_t *h, void *arg) {
-  if (!uv_is_closing(h))
-    uv_close(h, NULL);
-}
-
 static int teardown(void **state) {
-  mux_shut(&mux);
-  turn_deinit(&turns);
-  uv_walk(&loop, on_walk, NULL);
-  uv_run(&loop, UV_RUN_DEFAULT);
-  assert_int_equal(uv_loop_close(&loop), 0);
-  mux_deinit(&mux);
+  mux_kit_end(&mux, &turns, &loop);
   close(peer);
   close(user);
   buf_deinit(&out);

@@ -1,7 +1,7 @@
 /* The near end's side of a stream that the program writes to, too (remote/mux_shared.c):
  * no frame is torn, a program that is stopped while it writes delays large frames only,
  * and its FORKs are channels before anything refers to them. */
-#include "unit.h"
+#include "mux_kit.h"
 
 #include "os/sock.h"
 #include "remote/mux.h"
@@ -82,18 +82,8 @@ static int setup(void **state) {
   return 0;
 }
 
-static void on_walk(uv_handle_t *h, void *arg) {
-  if (!uv_is_closing(h))
-    uv_close(h, NULL);
-}
-
 static int teardown(void **state) {
-  mux_shut(&mux);
-  turn_deinit(&turns);
-  uv_walk(&loop, on_walk, NULL);
-  uv_run(&loop, UV_RUN_DEFAULT);
-  assert_int_equal(uv_loop_close(&loop), 0);
-  mux_deinit(&mux);
+  mux_kit_end(&mux, &turns, &loop);
   close(to_it);
   close(from_it);
   close(input);
