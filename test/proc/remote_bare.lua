@@ -194,8 +194,8 @@ story.test("after a row of forks that nobody waited for, an end is told to who w
   p:close()
 end)
 
--- The report of another's end stopped the clock that ends a row, and who waited by callbacks did not end it: the
--- agent had no ear for children any more, and the end was told with the next fork, or never.
+-- The report of another's end stopped the timer that ends a row, and who waited by callbacks did not end it: the
+-- agent was not woken by ends of children any more, and the end was told with the next fork, or never.
 story.test("after a row, an end is told to who waits by callbacks", function(t)
   local p = permitted(far "function nothing() end")
   for round = 1, 20 do
