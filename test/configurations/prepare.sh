@@ -126,7 +126,7 @@ walk_55() {
   cp -R "$2/src" "$room"
   make -C "$room" CC="$1" MYCFLAGS=-fPIC linux >"$room.log" 2>&1 ||
     { tail -n 20 "$room.log"; die "${2##*/} does not compile with $1"; }
-  flags="-Wall -Werror -O1 -g -D_GNU_SOURCE -I$room -Isrc -Itest/image"
+  flags="-Wall -Werror -O1 -g -D_GNU_SOURCE -I$room -Isrc -Itest -Itest/image"
   # shellcheck disable=SC2086  # flags are words
   for file in relocate pointers compare objects selfcheck; do
     "$1" $flags -c -o "$room/image_$file.o" "src/image/$file.c" || exit 1

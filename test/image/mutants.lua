@@ -75,7 +75,7 @@ local FLAGS = "-O1 -g -w -D_GNU_SOURCE $(pkg-config --cflags lua5.4)"
 local LIBS = "$(pkg-config --libs lua5.4) -lpthread"
 
 local function compile(folder, name, path)
-  return run(("%s %s -I%s -Isrc -Itest/image -c %s -o %s/%s.o"):format(CC, FLAGS, folder, path, folder, name))
+  return run(("%s %s -I%s -Isrc -Itest -Itest/image -c %s -o %s/%s.o"):format(CC, FLAGS, folder, path, folder, name))
 end
 
 local function build(folder, text)
