@@ -202,8 +202,9 @@ MF_API int mf_fork_options(mf_process *, const mf_options *, mf_process **ret);
 /* A process from what mf_to_fd gave, in this or another process. Takes fd, even on
  * failure. */
 MF_API int mf_from_fd(const mf_options *, int fd, mf_process **ret);
-/* Drops the loop's default template (NULL: of uv_default_loop()): the next mf_new takes
- * a fresh snapshot of environment and directory. */
+/* Drops the loop's default template (NULL: of uv_default_loop()), and an early process
+ * that no loop has asked for yet: the next mf_new takes a fresh snapshot of environment
+ * and directory. */
 MF_API int mf_reset(struct uv_loop_s *loop);
 
 /* ---- prepare: queued in order, executed in order; what follows a failed one is not

@@ -287,9 +287,12 @@ static int l_now(lua_State *L) { /* now() -> seconds of a clock that only goes f
 
 static int l_reset(lua_State *L) { /* reset() -> true; or nil, error */
   struct reactor *r = reactor_peek(L);
-  if (r)
-    r->turned = 0;
-  return bind_result_push(L, r ? mf_reset(&r->loop) : 0);
+  if (!r) {
+    mf_drop_early();
+    return bind_result_push(L, 0);
+  }
+  r->turned = 0;
+  return bind_result_push(L, mf_reset(&r->loop));
 }
 
 const luaL_Reg bind_reactor_functions[] = {

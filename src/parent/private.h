@@ -17,6 +17,8 @@ int mf_leash_fd(void);
 /* The early process (a direct child that waits for SETUP behind fd, which is taken): the
  * first context that asks for a default template or for an exec gets it. */
 int mf_adopt_early(int fd, int pid);
+/* It ends, where no context has asked yet. mf_reset does this, too. */
+void mf_drop_early(void);
 
 /* Forks a copy of this process, which calls serve with its end of a control socket and of
  * the leash, both its own, and signals as a new program has them; when serve returns it

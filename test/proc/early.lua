@@ -211,6 +211,73 @@ story.test("the early process killed: new starts another template, by exec", fun
   t.eq({out, code, err}, {"another", 0, ""})
 end)
 
+-- early() forks such a copy, and gives its pid; wait_for(what, ok) calls the library meanwhile.
+local COPIES = [[
+    local fork, kit = require "moonfork", require "testkit"
+    local PROGRAM = os.getenv "MOONFORK_TEMPLATE"
+    local function children()
+      local all = {}
+      for pid, process in pairs(kit.processes()) do
+        all[pid] = process.ppid == kit.getpid() or nil
+      end
+      return all
+    end
+    local function early()
+      local before = children()
+      package.loaded["moonfork.early"] = nil
+      require "moonfork.early"
+      for pid in pairs(children()) do
+        if not before[pid] then return pid end
+      end
+    end
+    local function wait_for(what, ok)
+      local last = kit.now() + 10
+      while not ok() do
+        assert(kit.now() < last, what)
+        fork.sleep(0.01)
+        fork.new_exec {program = PROGRAM}:close()
+      end
+    end
+]]
+
+-- It stayed, and the next process was forked from it: with the environment and the modules of
+-- then, though a reset promises those of now.
+story.test("reset drops it before its first use, too", function(t)
+  local STOP = [[
+      kit.kill(copy, kit.SIGSTOP)
+      wait_for("it has stopped", function() return kit.processes()[copy].state == "T" end)
+  ]]
+  for _, before in ipairs { "", "assert(fork.new_exec {program = PROGRAM}:run 'type')", STOP } do
+    local out, code, err = t:lua(COPIES .. ([[
+      loaded_before = "loaded before"
+      local copy = early()
+      %s
+      assert(fork.reset() == true)
+      for _, make in ipairs {"new", "new_exec"} do
+        local p = fork[make]():eval "function f(s) s:write(tostring(loaded_before)) end"
+        local s = assert(p:run "f")
+        io.write(make, ": ", s:read "a", "; ")
+      end
+      wait_for("the copy was reaped", function() return not kit.processes()[copy] end)
+      io.write "gone"
+    ]]):format(before))
+    t.eq({out, code, err}, {"new: nil; new_exec: nil; gone", 0, ""}, before)
+  end
+end)
+
+story.test("another early takes the place of the first", function(t)
+  local out, code, err = t:lua(COPIES .. [[
+    version = 1
+    local first = early()
+    version = 2
+    early()
+    wait_for("the first one was reaped", function() return not kit.processes()[first] end)
+    local p = fork.new():eval "function f(s) s:write(version) end"
+    io.write(assert(p:run "f"):read "a")
+  ]])
+  t.eq({out, code, err}, {"2", 0, ""})
+end)
+
 story.test("a pool over it can't start its template again, and says why", function(t)
   local out, code, err = program(t, [[
     local template = fork.new():eval "function f() return 'answered' end"

@@ -16,7 +16,13 @@ int mf_reset(struct uv_loop_s *loop) {
   if (r < 0)
     return api_result(r);
   default_reset(ctx);
+  early_process_drop();
+  children_adopt(&registry_of(ctx)->children);
   return 0;
+}
+
+void mf_drop_early(void) {
+  early_process_drop();
 }
 
 int mf_busy(struct uv_loop_s *loop) {

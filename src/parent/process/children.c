@@ -135,22 +135,41 @@ static void start_watching(struct context *ctx, struct kept_child *k) {
   s->ops->watch(s, &k->watch, k->pidfd, WATCH_READ);
 }
 
-void children_keep(struct children *c, int pid, int tree) {
+/* NULL: it stays a zombie until this process ends. */
+static struct kept_child *new_kept(int pid, int tree) {
   struct kept_child *k = calloc(1, sizeof *k);
   if (!k)
-    return; /* it stays a zombie until this process ends */
+    return NULL;
   k->pid = pid;
   k->tree = tree;
   k->pidfd = -1;
-  if (context_is_on(c->context)) {
-    list_push(&c->kept, &k->link);
-    start_watching(c->context, k);
-    return;
-  }
+  list_init(&k->link);
+  return k;
+}
+
+static void leave(struct kept_child *k) {
   pthread_mutex_lock(&lock);
   list_push(&unwatched, &k->link);
   some_left = 1;
   pthread_mutex_unlock(&lock);
+}
+
+void children_keep(struct children *c, int pid, int tree) {
+  struct kept_child *k = new_kept(pid, tree);
+  if (!k)
+    return;
+  if (!context_is_on(c->context)) {
+    leave(k);
+    return;
+  }
+  list_push(&c->kept, &k->link);
+  start_watching(c->context, k);
+}
+
+void children_leave(int pid) {
+  struct kept_child *k = new_kept(pid, 0);
+  if (k)
+    leave(k);
 }
 
 static void take_all(struct list *to) {

@@ -27,6 +27,9 @@ void children_release(int pid);
  * context is on it, else by the next that is, or when the library is called. tree: with
  * what is left of its process group. */
 void children_keep(struct children *c, int pid, int tree);
+/* The same of one that has had no record: by the next loop, or when the library is called.
+ */
+void children_leave(int pid);
 /* The context has come on its loop: it watches all that nobody watches, and waits for all
  * births that nobody waits for; and off it. */
 void children_watch(struct children *c);

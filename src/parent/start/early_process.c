@@ -1,23 +1,25 @@
 #include "parent/start/early_process.h"
 
+#include "base/result.h"
 #include "os/fd.h"
+#include "os/proc.h"
 #include "parent/common/fork_watch.h"
 #include "parent/private.h"
+#include "parent/process/children.h"
 #include <pthread.h>
+#include <signal.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int fd_kept = -1, pid_kept;
 static unsigned generation;
 
 int mf_adopt_early(int fd, int pid) {
-  int old;
+  early_process_drop();
   pthread_mutex_lock(&lock);
-  old = generation == fork_generation() ? fd_kept : -1;
   fd_kept = fd;
   pid_kept = pid;
   generation = fork_generation();
   pthread_mutex_unlock(&lock);
-  fd_close(&old);
   return 0;
 }
 
@@ -37,4 +39,22 @@ int early_process_take(int *ret_pid) {
   }
   pthread_mutex_unlock(&lock);
   return fd;
+}
+
+/* It has executed nothing, so the end of its socket ends it, unless somebody stopped it. */
+static void continue_it(int pid) {
+  int pidfd = proc_pidfd(pid);
+  if (pidfd >= 0 && proc_peek(pidfd, pid) == MF_AGAIN)
+    proc_kill(pidfd, pid, SIGCONT);
+  fd_close(&pidfd);
+}
+
+void early_process_drop(void) {
+  int pid = -1, fd = early_process_take(&pid);
+  if (fd < 0)
+    return;
+  fd_close(&fd);
+  continue_it(pid);
+  if (children_claim(pid) == 0)
+    children_leave(pid);
 }

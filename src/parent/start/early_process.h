@@ -6,6 +6,8 @@
 
 /* Its control socket, given away, and its number; or -1: there is none. */
 int early_process_take(int *ret_pid);
+/* It ends, if there is one: nobody gets it. */
+void early_process_drop(void);
 /* In a forked copy: it is the original's. */
 void early_process_forget(void);
 
