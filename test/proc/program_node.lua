@@ -253,7 +253,35 @@ story.test("a node says why its jobs stand still, and where a store was given fo
   out, err, code = program.run "node --engine local --subject s --store /proc/nowhere string.upper"
   t.eq({out, code}, {"", 126})
   t.match(err, "^moonfork node: %-%-engine local: the folder of the server can't be written %(%-%-store%): "
-    .. "/proc/nowhere/.*: No such file or directory\n$")
+    .. ".*/proc/nowhere.*: No such file or directory\n$")
+  local store = t:file "store"
+  t.ok(os.execute(("mkdir -p '%s/engine'"):format(store)))
+  out, err, code = program.run(("node --engine local --subject s --store %s string.upper"):format(store))
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork node: %-%-engine local: the folder of the server can't be written %(%-%-store%): "
+    .. ".*/engine.*: Is a directory\n$")
+end)
+
+story.test("a local server is started again, also when another node has taken its configuration away", function(t)
+  nats.program(t)
+  local store = t:file "store"
+  local running = program.start(t, ("node --engine local --store %s --subject s -n 1 %s"):format(store, WORK))
+  t.outside(30, function() return running.out():find " ready " end, "the node")
+  local function server()
+    for pid, process in pairs(kit.processes()) do
+      if process.ppid == running.pid and process.comm == "nats-server" then return pid end
+    end
+  end
+  local first = t.got(server())
+  t.ok(os.execute(("rm '%s'/conf-*"):format(store)))
+  kit.kill(first, kit.SIGKILL)
+  t.outside(30, function()
+    local now = server()
+    return now and now ~= first
+  end, "the server that takes its place")
+  t.eq(program.run(("call --timeout 20 --engine local --store %s --subject s x"):format(store)), "did\tx\n")
+  running:kill(kit.SIGTERM)
+  t.eq(running:wait(), 143)
 end)
 
 story.test("doctor looks at an engine, and at what its streams have kept", function(t)

@@ -139,17 +139,28 @@ local function read_known(folder)
   return known
 end
 
--- A new file that nobody else can read, in a folder that nobody else can look into.
+-- A new file that nobody else can read, in a folder that nobody else can look into. The shell knows umask;
+-- what Lua does itself has the system's reason. nil, why
 local function write_private(folder, name, text)
   local path = folder .. "/" .. name
-  local pipe = assert(io.popen(("umask 077 && { mkdir -p %s && cat >%s && mv %s %s; } 2>/dev/null"):format(
-    quote(folder), quote(path .. ".new"), quote(path .. ".new"), quote(path)), "w"))
-  pipe:write(text)
-  local ok = pipe:close()
-  if ok then return end
-  local _, why = io.open(path .. ".new", "a")
-  cli.fail(cli.UNUSABLE, "--engine local: the folder of the server can't be written (--store): %s",
-    why or path .. ": " .. "No space left on device")
+  local new = path .. ".new"
+  local pipe = assert(io.popen(("umask 077; { mkdir -p %s && rm -f %s && : >%s; } 2>&1"):format(quote(folder),
+    quote(new), quote(new))))
+  local said = pipe:read "a"
+  if not pipe:close() then return nil, said:match "[^\n]+" or new end
+  local file, why = io.open(new, "r+")
+  if not file then return nil, why end
+  local ok
+  ok, why = file:write(text)
+  if not ok then
+    file:close()
+    return nil, new .. ": " .. why
+  end
+  ok, why = file:close()
+  if not ok then return nil, new .. ": " .. why end
+  ok, why = os.rename(new, path)
+  if not ok then return nil, path .. ": " .. why end
+  return true
 end
 
 local CONFIGURATION = [[
@@ -201,12 +212,18 @@ local function last_line(path)
   return text:match "([^\n]*)\n?$"
 end
 
+local NOT_WRITTEN = "the folder of the server can't be written (--store): "
+
 local Local = {}
 Local.__index = Local
 
--- One life of the server; on_exit sees to the next.
+-- One life of the server; on_exit sees to the next. The configuration is written for each, because a node
+-- whose server serves takes away those of others.
 local function launch(self)
-  local fork = self.fork
+  local fork, known = self.fork, self.known
+  local written, why = write_private(self.folder, self.configuration:match "[^/]+$",
+    CONFIGURATION:format(known.port, known.name, known.token, self.folder, self.folder))
+  if not written then return nil, NOT_WRITTEN .. why end
   local process = fork.new_exec{session = "new", stdin = "null", stdout = "null", stderr = "null",
     name = "nats-server"}
   process:eval(START, command_of(self))
@@ -291,17 +308,20 @@ local function try_start(fork, folder, log, known)
   if not port then cli.fail(cli.FAILED, "--engine local: 127.0.0.1 has no free port") end
   self.known = {port = port, token = known and known.token or id,
     name = known and known.name or "moonfork-" .. id:sub(1, 16)}
-  write_private(folder, self.configuration:match "[^/]+$", CONFIGURATION:format(port, self.known.name,
-    self.known.token, folder, folder))
   local ok, message = launch(self)
   if ok then ok, message = wait_for(self) end
   if not ok then
     self:close()
     return nil, message
   end
-  write_private(folder, "engine", json.encode(self.known) .. "\n")
-  os.execute(("cd %s && for f in conf-*; do [ \"$f\" = %s ] || rm -f \"$f\"; done"):format(quote(folder),
-    quote(self.configuration:match "[^/]+$"))) -- of nodes that were killed
+  ok, message = write_private(folder, "engine", json.encode(self.known) .. "\n")
+  if not ok then
+    self:close()
+    return nil, NOT_WRITTEN .. message
+  end
+  -- those of nodes that were killed; a younger one may be of a node that is about to find the lock taken
+  os.execute(("find %s -maxdepth 1 -name 'conf-*' -mmin +1 ! -name %s -exec rm -f {} +"):format(quote(folder),
+    quote(self.configuration:match "[^/]+$")))
   self.is_serving = true
   return self
 end
