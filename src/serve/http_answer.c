@@ -156,7 +156,7 @@ static int build_answer(struct connection *c, int base) {
     c->keep = 0;
   c->status = status;
   c->chunked = is_function && c->parser.http_minor >= 1 && !has_no_body(status);
-  if (is_function && !c->chunked)
+  if (is_function && !c->chunked && !has_no_body(status))
     c->keep = 0; /* its end is that of the connection */
   if (add_status_and_date(h, &c->out, status) < 0)
     goto no_memory;
