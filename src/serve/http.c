@@ -1,7 +1,7 @@
 /* moonfork.http_core: the HTTP/1.1 side of a worker. One thread, one epoll: idle and slow
  * connections cost memory and nothing else; a request that is whole is given to Lua, one
- * at a time. The syntax is http_parser's (libhttp-parser 2.9), whose strict mode refuses
- * what two servers might read differently.
+ * at a time. The syntax is http_parser's (libhttp-parser 2.9); where lines end, and what two
+ * servers might read differently, is looked at besides (http_lines.c, http_request.c).
  *
  *   phase     waits for                      time limit        then
  *   HEAD      the rest of a request's head   head_s            408, closed
@@ -195,27 +195,29 @@ static int has_room_for_more(const struct connection *c) {
          c->iterator == LUA_NOREF && c->out.size < OUT_LOW;
 }
 
-/* As http_parser_execute, up to the end of a request; a chunk's line that is none sets
- * c->error. */
+/* As http_parser_execute, up to the end of a request; lines that are broken set c->error. */
 static size_t execute(struct connection *c, const char *data, size_t size) {
   size_t at = 0;
-  do {
-    if (request_check_line(c, data + at, size - at) < 0) {
-      c->error = 400;
+  while (at < size && !c->whole && !c->error) {
+    int is_broken = 0;
+    size_t n = lines_pass(&c->lines, data + at, size - at, &is_broken), taken = 0;
+    if (n > 0)
+      taken = http_parser_execute(&c->parser, &http_settings, data + at, n);
+    at += taken;
+    enum http_errno error = HTTP_PARSER_ERRNO(&c->parser);
+    if (error != HPE_OK && error != HPE_PAUSED)
       break;
-    }
-    if (HTTP_PARSER_ERRNO(&c->parser) == HPE_PAUSED)
-      http_parser_pause(&c->parser, 0);
-    at += http_parser_execute(&c->parser, &http_settings, data + at, size - at);
-  } while (!c->whole && HTTP_PARSER_ERRNO(&c->parser) == HPE_PAUSED && at < size);
+    if (!c->whole && (is_broken || taken < n))
+      c->error = 400;
+  }
   return at;
 }
 
 /* Answers the requests that are whole, and keeps the rest for later where the client has
- * sent more than a batch or has to read first. The bytes are c->input's, or new ones. */
-static void parse(struct connection *c, const char *data, size_t size) {
-  int is_kept = data == c->input.data + c->input_at, n = 0;
+ * sent more than a batch or has to read first. `is_kept`: the bytes are c->input's. */
+static void parse(struct connection *c, const char *data, size_t size, int is_kept) {
   size_t at = 0;
+  int n = 0;
   if (c->phase == IDLE)
     enter(c, HEAD);
   do {
@@ -235,9 +237,6 @@ static void parse(struct connection *c, const char *data, size_t size) {
   } else if (c->error || (error != HPE_OK && error != HPE_PAUSED)) {
     answer_refuse(c, c->error ? c->error : error == HPE_HEADER_OVERFLOW ? 431 : 400);
     is_answered = 1;
-  } else if (c->parser.upgrade) {
-    answer_refuse(c, 501);
-    is_answered = 1;
   }
   if (!is_answered || c->input_at == c->input.size) {
     text_empty(&c->input);
@@ -254,7 +253,7 @@ static void parse(struct connection *c, const char *data, size_t size) {
 
 /* Input that came behind the last request. */
 static void parse_input(struct connection *c) {
-  parse(c, c->input.data + c->input_at, c->input.size - c->input_at);
+  parse(c, c->input.data + c->input_at, c->input.size - c->input_at, 1);
 }
 
 static void on_readable(struct connection *c) {
@@ -277,7 +276,7 @@ static void on_readable(struct connection *c) {
     drop(c);
     return;
   }
-  parse(c, h->room, (size_t)n);
+  parse(c, h->room, (size_t)n, 0);
 }
 
 static void on_event(struct connection *c, uint32_t events) {
@@ -359,6 +358,7 @@ static void accept_some(struct http *h, int listener) {
     c->iterator = LUA_NOREF;
     http_parser_init(&c->parser, HTTP_REQUEST);
     c->parser.data = c;
+    lines_init(&c->lines);
     name_peer(c, &address);
     if (address.ss_family != AF_UNIX)
       setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));

@@ -48,9 +48,25 @@ enum slot {
 
 enum phase { HEAD, BODY, FUNCTION, WRITING, IDLE, LINGER, PHASES };
 
-/* The line with the size of a chunk: what comes next is none, is one, is one after an LF.
- */
-enum line { LINE_NONE, LINE_NEXT, LINE_AFTER_LF };
+/* Where in a request its next byte is; http_lines.c has how one follows the other. */
+enum lines_part {
+  LINES_EMPTY,
+  LINES_HEAD, /* or the trailer */
+  LINES_END,
+  LINES_BODY,
+  LINES_CHUNK,
+  LINES_DATA,
+  LINES_BEHIND,
+};
+
+struct lines {
+  enum lines_part part;
+  int at_begin, after_cr; /* of a line */
+  int is_request_line;
+  unsigned
+      nmatched;  /* bytes of its last word, which begins as that of the version does */
+  uint64_t left; /* bytes of a chunk's data */
+};
 
 enum interest { INPUT, OUTPUT, NOTHING };
 
@@ -76,7 +92,9 @@ struct connection {
   struct text out;
   size_t out_at;
   struct field fields[FIELDS_MAX];
-  int nfields, fd, iterator, status, error;
+  int nfields, nheaders; /* with those of the trailer, and without */
+  int fd, iterator, status, error;
+  struct lines lines;
   enum phase phase;
   enum interest interest;
   int64_t began; /* of a function that is suspended */
@@ -92,9 +110,6 @@ struct connection {
   unsigned stalled : 1;     /* the function of its body is */
   unsigned answering : 1;
   unsigned refused : 1; /* there may be more input that nobody wants */
-  unsigned line : 2;    /* enum line, of the next chunk */
-  unsigned line_cr : 1; /* what came of it ends with CR */
-  unsigned last_chunk : 1;
   char peer[INET6_ADDRSTRLEN + 16];
 };
 
@@ -129,10 +144,17 @@ int text_append(struct text *t, const char *data, size_t size);
 int text_add_number(struct text *t, size_t number, unsigned base);
 void text_empty(struct text *t);
 
+/* http_lines.c */
+void lines_init(struct lines *l); /* of a request */
+/* How many of these bytes the parser gets next; what is behind them breaks a line, or belongs to
+ * the next part. */
+size_t lines_pass(struct lines *l, const char *data, size_t size, int *ret_is_broken);
+/* The parser has a head or the size of a chunk, and says what comes then. 0, or -1: it ends
+ * elsewhere. */
+int lines_set(struct lines *l, enum lines_part part, uint64_t size);
+
 /* http_request.c */
 extern const http_parser_settings http_settings;
-/* The bytes that the parser gets next: -1 where they end a chunk's line without CR. */
-int request_check_line(struct connection *c, const char *data, size_t size);
 void request_reset(struct connection *c);
 void request_push(struct connection *c); /* its table, on the Lua stack */
 int http_is_token(const char *text, size_t size);

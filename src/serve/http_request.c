@@ -142,33 +142,10 @@ static int refuse_fields(const struct connection *c) {
  * send. */
 static int is_target(const struct connection *c) {
   const char *target = c->strings.data;
-  if (memchr(target, '#', c->target_size))
-    return 0;
+  for (size_t i = 0; i < c->target_size; i++)
+    if ((unsigned char)target[i] <= ' ' || target[i] == 127 || target[i] == '#')
+      return 0;
   return target[0] != '*' || (c->target_size == 1 && c->parser.method == HTTP_OPTIONS);
-}
-
-/* http_parser takes any byte for a part of a chunk's extension, also an LF that other
- * servers end the line at: so it stops before the line, which is looked at first. */
-static void expect_line(struct connection *c, enum line line) {
-  c->line = line;
-  c->line_cr = 0;
-  http_parser_pause(&c->parser, 1);
-}
-
-int request_check_line(struct connection *c, const char *data, size_t size) {
-  if (c->line == LINE_AFTER_LF && size > 0) {
-    c->line = LINE_NEXT;
-    data++;
-    size--;
-  }
-  if (c->line != LINE_NEXT || size == 0)
-    return 0;
-  const char *end = memchr(data, '\n', size);
-  int is_broken = end && (end > data ? end[-1] != '\r' : !c->line_cr);
-  c->line_cr = data[size - 1] == '\r';
-  if (end)
-    c->line = LINE_NONE;
-  return is_broken ? -1 : 0;
 }
 
 static int on_head(http_parser *parser) {
@@ -203,9 +180,8 @@ static int on_head(http_parser *parser) {
     }
   }
   c->has_head = 1;
-  if (parser->flags & F_CHUNKED)
-    expect_line(c, LINE_AFTER_LF);
-  return 0;
+  c->nheaders = c->nfields;
+  return lines_set(&c->lines, parser->flags & F_CHUNKED ? LINES_CHUNK : LINES_BODY, 0);
 }
 
 static int on_body(http_parser *parser, const char *at, size_t size) {
@@ -227,18 +203,11 @@ static int on_body(http_parser *parser, const char *at, size_t size) {
 /* A chunk begins, whose size is told: no need to wait for what will not be taken. */
 static int on_chunk(http_parser *parser) {
   struct connection *c = of(parser);
-  c->last_chunk = parser->content_length == 0;
-  if (parser->content_length <= c->http->body_max - c->body.size)
-    return 0;
+  uint64_t size = parser->content_length;
+  if (size <= c->http->body_max - c->body.size)
+    return lines_set(&c->lines, size > 0 ? LINES_DATA : LINES_HEAD, size);
   c->error = 413;
   return 1;
-}
-
-static int on_chunk_end(http_parser *parser) {
-  struct connection *c = of(parser);
-  if (!c->last_chunk)
-    expect_line(c, LINE_NEXT);
-  return 0;
 }
 
 static int on_whole(http_parser *parser) {
@@ -254,7 +223,6 @@ const http_parser_settings http_settings = {
     .on_headers_complete = on_head,
     .on_body = on_body,
     .on_chunk_header = on_chunk,
-    .on_chunk_complete = on_chunk_end,
     .on_message_complete = on_whole,
 };
 
@@ -263,9 +231,9 @@ void request_reset(struct connection *c) {
   c->http->bodies -= c->body.size;
   text_empty(&c->body);
   http_parser_pause(&c->parser, 0);
-  c->nfields = 0;
+  c->nfields = c->nheaders = 0;
   c->target_size = 0;
-  c->line = LINE_NONE;
+  lines_init(&c->lines);
   c->in_value = c->has_head = c->whole = c->answering = c->chunked = 0;
   c->error = 0;
 }
@@ -324,12 +292,13 @@ static size_t authority_end(const struct connection *c) {
   return c->target_size;
 }
 
-/* The target's host counts, if it has one, and not the header's. */
+/* The target's host counts, if it has one, and not the header's. Trailers are no headers:
+ * a proxy that has looked at those has not seen them. */
 static void push_headers(struct connection *c, size_t authority) {
   lua_State *L = c->http->L;
-  lua_createtable(L, 0, c->nfields);
+  lua_createtable(L, 0, c->nheaders);
   int table = lua_gettop(L);
-  for (int i = 0; i < c->nfields; i++)
+  for (int i = 0; i < c->nheaders; i++)
     push_header(c, &c->fields[i], table);
   const char *host = authority > 0 ? memchr(c->strings.data, '/', authority) : NULL;
   if (host && host + 2 <= c->strings.data + authority) {
