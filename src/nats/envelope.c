@@ -190,12 +190,20 @@ static void read_call(struct reader *r, struct envelope_record *e) {
   read_bytes(r, e);
 }
 
+/* A process has ended in this way. */
+static int is_exit(unsigned how, int32_t status) {
+  if (how == ENVELOPE_EXIT_CODE)
+    return status >= 0 && status < 256;
+  return (how == ENVELOPE_EXIT_SIGNAL || how == ENVELOPE_EXIT_CORE) && status > 0 &&
+         status < 128;
+}
+
 static void read_error(struct reader *r, struct envelope_record *e) {
   e->code = (int32_t)reader_u32(r);
   e->started = reader_u8(r) != 0;
   unsigned how = reader_u8(r);
-  e->exit = how <= ENVELOPE_EXIT_CORE ? how : ENVELOPE_NO_EXIT;
   e->status = (int32_t)reader_u32(r);
+  e->exit = is_exit(how, e->status) ? how : ENVELOPE_NO_EXIT;
   e->message = reader_str(r, &e->message_length);
   e->traceback = reader_str(r, &e->traceback_length);
   e->value = reader_str(r, &e->value_length);

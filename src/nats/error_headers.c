@@ -120,11 +120,20 @@ static int code_of(const char *name) {
   return MF_EREMOTE;
 }
 
+/* Up to a blank or the end; -1: no number, or one beyond `most`. */
+static int read_small(const char *text, int most) {
+  int n = 0;
+  const char *at = text;
+  for (; *at >= '0' && *at <= '9' && n <= most; at++)
+    n = n * 10 + *at - '0';
+  return at > text && (*at == '\0' || *at == ' ') && n <= most ? n : -1;
+}
+
 static void read_exit(const char *text, mf_exit *x) {
   int n;
-  if (sscanf(text, "signal %d", &n) == 1)
+  if (strncmp(text, "signal ", 7) == 0 && (n = read_small(text + 7, 127)) > 0)
     *x = (mf_exit){.known = 1, .signal = n, .core = strstr(text, " core") != NULL};
-  else if (sscanf(text, "code %d", &n) == 1)
+  else if (strncmp(text, "code ", 5) == 0 && (n = read_small(text + 5, 255)) >= 0)
     *x = (mf_exit){.known = 1, .code = n};
 }
 

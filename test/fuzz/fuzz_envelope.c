@@ -66,6 +66,7 @@ static void records(struct reader *r, int answers, const uint8_t *data, size_t s
     inside(e.message, e.message_length, data, size);
     inside(e.traceback, e.traceback_length, data, size);
     inside(e.value, e.value_length, data, size);
+    assert(e.exit == ENVELOPE_NO_EXIT || (e.status >= 0 && e.status < 256));
     again(&e, answers);
   }
 }

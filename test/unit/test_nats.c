@@ -109,6 +109,37 @@ static void test_answers_there_and_back(void **state) {
   buf_deinit(&b);
 }
 
+/* No process ends by signal 0 or -3, or with code 256. */
+static void test_an_end_that_no_process_has_is_none(void **state) {
+  static const struct {
+    enum envelope_exit exit;
+    int32_t status;
+    int is_one;
+  } cases[] = {
+      {ENVELOPE_EXIT_CODE, 0, 1},     {ENVELOPE_EXIT_CODE, 255, 1},
+      {ENVELOPE_EXIT_CODE, 256, 0},   {ENVELOPE_EXIT_CODE, -1, 0},
+      {ENVELOPE_EXIT_SIGNAL, 64, 1},  {ENVELOPE_EXIT_SIGNAL, 0, 0},
+      {ENVELOPE_EXIT_SIGNAL, -3, 0},  {ENVELOPE_EXIT_SIGNAL, 128, 0},
+      {ENVELOPE_EXIT_CORE, 11, 1},    {ENVELOPE_EXIT_CORE, INT32_MIN, 0},
+      {ENVELOPE_EXIT_CORE + 1, 1, 0},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    struct envelope_record e = {
+        .id = 1, .code = -1, .exit = cases[i].exit, .status = cases[i].status};
+    struct envelope_record got;
+    struct reader r;
+    struct buf b;
+    char node[NODE_ID + 1];
+    buf_init(&b, SIZE_MAX);
+    assert_int_equal(envelope_begin_answers(&b, ID), 0);
+    assert_int_equal(envelope_put_error(&b, &e, 100), 0);
+    assert_int_equal(envelope_open_answers(&r, buf_peek(&b), buf_size(&b), node), 1);
+    assert_int_equal(envelope_next(&r, 1, &got), 1);
+    assert_int_equal(got.exit, cases[i].is_one ? cases[i].exit : ENVELOPE_NO_EXIT);
+    buf_deinit(&b);
+  }
+}
+
 static void test_an_error_is_cut_to_its_room(void **state) {
   char text[500];
   struct envelope_record e = {.id = 1,
@@ -407,6 +438,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_calls_there_and_back),
       cmocka_unit_test(test_answers_there_and_back),
+      cmocka_unit_test(test_an_end_that_no_process_has_is_none),
       cmocka_unit_test(test_an_error_is_cut_to_its_room),
       cmocka_unit_test(test_every_cut_is_noticed),
       cmocka_unit_test(test_the_other_side_is_not_believed),
