@@ -148,7 +148,7 @@ static void skip_space(struct socket *s) {
 static int read_number(struct wait *w, struct wanted *wanted) {
   skip_space(w->socket);
   struct numeral s = {.p = buf_peek(&w->socket->in)};
-  s.end = s.p + buf_size(&w->socket->in);
+  s.end = s.p ? s.p + buf_size(&w->socket->in) : NULL;
   scan_numeral(&s);
   if (s.starved && !s.too_long && !wanted->at_end)
     return NOT_YET;
