@@ -248,6 +248,8 @@ enum strict strict_read(const char *data, size_t size, struct strict_request *r)
   r->is_plain = is_plain(&in, r);
   for (size_t i = 0; i < r->nfields; i++) {
     struct strict_text name = r->fields[i].name, value = r->fields[i].value;
+    if (name.size > 17 && strncasecmp(name.at, "transfer-encoding", 17) == 0)
+      r->is_plain = 0; /* http_parser takes it for an encoding, and refuses it */
     int is_host = strict_is(name, "host");
     nhosts += (size_t)is_host;
     if (is_host && !is_plain_text(value, ".-:[]"))
