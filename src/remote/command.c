@@ -1,6 +1,7 @@
 #include "remote/command.h"
 
 #include "base/list.h"
+#include "os/descendants.h"
 #include "os/proc.h"
 #include "wire/link.h"
 #include <errno.h>
@@ -16,7 +17,9 @@ enum {
   PIECE = 4096,
   KEPT_MAX = 64 * 1024, /* of standard error, while ours takes nothing */
   GENTLE_MS = 2000,     /* to notice that its input has ended */
-  TERM_MS = 500         /* to end after SIGTERM, before SIGKILL */
+  TERM_MS = 500,        /* to end after SIGTERM, before SIGKILL */
+  KILL_MS = 20,         /* before whoever was born meanwhile is killed, too */
+  KILLS_MAX = 25
 };
 
 extern char **environ;
@@ -40,6 +43,8 @@ static void on_own(struct turn_watch *w, int events) {
 
 /* Written on, as far as ours takes it. */
 void command_accept(struct link_command *c) {
+  if (!c->accepted)
+    descendants_adopt(0);
   c->accepted = 1;
   while (buf_size(&c->kept) > 0) {
     ssize_t n = local_write(&c->own, buf_peek(&c->kept), buf_size(&c->kept), NULL, 0);
@@ -82,14 +87,36 @@ static void on_errors(struct turn_watch *w, int events) {
 
 /* ---- its life ---- */
 
+/* What a command has started that has not led to an agent (a shell's `sleep`, a login that
+ * asks for a password) is of no use to anybody, and would stay: the shell alone would get
+ * the signal. It can't have a process group of its own, which a terminal lets read no
+ * password. The processes of an agent, however, are the agent's. */
+static size_t signal_command(struct link_command *c, int signum) {
+  size_t n = c->accepted ? 0 : descendants_signal(signum);
+  if (n == 0 && c->pid > 0)
+    n = kill(c->pid, signum) == 0;
+  return n; /* another user's: it sees the end of its input */
+}
+
+static void look_whether_over(struct link_command *c) {
+  if (c->ending && c->pid == 0 && signal_command(c, 0) == 0)
+    _exit(0);
+}
+
 static void on_child(uv_signal_t *s, int signum) {
   struct link_command *c = list_entry(s, struct link_command, children);
-  if (c->pid <= 0 || waitpid(c->pid, &c->status, WNOHANG) != c->pid)
-    return;
-  c->pid = 0;
-  if (c->ending)
-    _exit(0);
-  c->on_change(c);
+  pid_t pid;
+  int status, has_ended = 0;
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    if (pid != c->pid)
+      continue; /* one that it has left */
+    c->pid = 0;
+    c->status = status;
+    has_ended = 1;
+  }
+  look_whether_over(c);
+  if (has_ended && !c->ending)
+    c->on_change(c);
 }
 
 int command_is_over(const struct link_command *c) {
@@ -108,18 +135,16 @@ void command_describe(const struct link_command *c, char *text, size_t n) {
 
 static void on_patience(uv_timer_t *t) {
   struct link_command *c = list_entry(t, struct link_command, patience);
-  if (c->pid <= 0 || c->signalled == SIGKILL)
+  int signum = c->nsignals ? SIGKILL : SIGTERM;
+  if (c->nsignals > KILLS_MAX || signal_command(c, signum) == 0)
     _exit(0);
-  c->signalled = c->signalled ? SIGKILL : SIGTERM;
-  if (kill(c->pid, c->signalled) < 0) /* another user's: it sees the end of its input */
-    _exit(0);
-  uv_timer_start(t, on_patience, TERM_MS, 0);
+  c->nsignals++;
+  uv_timer_start(t, on_patience, signum == SIGTERM ? TERM_MS : KILL_MS, 0);
 }
 
 void command_end(struct link_command *c, int gently) {
-  if (c->pid <= 0)
-    _exit(0);
   c->ending = 1;
+  look_whether_over(c);
   uv_timer_start(&c->patience, on_patience, gently ? GENTLE_MS : 0, 0);
 }
 
@@ -165,6 +190,7 @@ int command_start(struct link_command *c, struct turn *turn, char **argv,
                              .leash_fd = -1,
                              .stdio = {in[0], out[1], err[1]},
                              .ignored = SIGINT};
+  descendants_adopt(1);
   signal(SIGINT, SIG_IGN); /* Ctrl-C is for the program, which decides */
   r = proc_spawn(&spawn, &c->pid);
   fd_close(&in[0]);

@@ -21,7 +21,7 @@ struct link_command {
   struct turn *turn;
   struct turn_watch errors_ready, own_ready;
   uv_timer_t patience;
-  int ending, signalled;
+  int ending, nsignals;
   void (*print)(const char *text, size_t n); /* what it writes before it is accepted */
   void (*on_change)(struct link_command *c); /* it has ended, or its standard error has */
 };
@@ -36,7 +36,8 @@ void command_accept(struct link_command *c);
 int command_is_over(const struct link_command *c);
 /* "the command ended with exit status 3" and the like. */
 void command_describe(const struct link_command *c, char *text, size_t n);
-/* Ends it, and then this process. gently: it gets some time to notice. */
+/* Ends it, and then this process. gently: it gets some time to notice. One that was not
+ * accepted ends with all that it has started in its process group. */
 void command_end(struct link_command *c, int gently);
 
 #endif

@@ -251,6 +251,57 @@ story.test("a kill during a login ends the command", function(t)
   end
 end)
 
+-- The shell alone got the signal, and what it had started stayed: it looks at no end of input. A daemon is
+-- not the command's.
+story.test("a command that has not greeted ends with all that it has started", function(t)
+  local ways = {
+    close = function(p) p:close() end,
+    kill = function(p)
+      p:run("f", function() end)
+      p:kill "KILL"
+    end,
+    timeout = function(p, told)
+      p:run("f", function() end)
+      t.within(20, told, "the time is over")
+    end,
+  }
+  for way, finish in pairs(ways) do
+    local pids = t:file("pids", "")
+    local ended = false
+    local p = fork.remote {timeout = way == "timeout" and 2 or nil, command = {"sh", "-c", ([[
+      setsid sh -c 'echo $$ >>"$1"; exec sleep 100' sh '%s' &
+      sh -c 'echo $$ >>"$1"; trap "" TERM; sleep 100 & echo $! >>"$1"; wait; wait; sleep 100' sh '%s' &
+      sleep 100 & echo $! >>'%s'
+      (sleep 100 & echo $! >>'%s')
+      echo $$ >>'%s'
+      wait]]):format(pids, pids, pids, pids, pids)}}
+    p:on_exit(function() ended = true end)
+    local function running()
+      local all = {}
+      for pid in t.read(pids):gmatch "%d+\n" do all[#all + 1] = math.tointeger(tonumber(pid)) end
+      return all
+    end
+    t.within(20, function() return #running() == 6 end, "the command runs")
+    local daemon
+    for _, pid in ipairs(running()) do
+      if kit.getsid(pid) ~= kit.getsid() then daemon = pid end
+    end
+    finish(p, function() return ended end)
+    local function left()
+      local n = 0
+      for _, pid in ipairs(running()) do
+        if pid ~= daemon and t.alive(pid) then n = n + 1 end
+      end
+      return n
+    end
+    t.within(20, function() return left() == 0 end, "all have ended: " .. way)
+    t.ok(t.alive(daemon), "but the daemon")
+    kit.kill(daemon, kit.SIGKILL)
+    t.outside(20, function() return not t.alive(daemon) end)
+    if way ~= "close" then p:close() end
+  end
+end)
+
 -- The signal may come as soon as the command runs. The shell has made the program ignore SIGINT (it is
 -- in the background), so one that came before its handler was lost, and the near end alone heard it.
 story.test("Ctrl-C during a login: the command ends, and nothing is said of the link", function(t)

@@ -1,0 +1,17 @@
+/* What this process's children have started, and their children, at any depth. Runs in
+ * processes that start a command of somebody's (the near end). descendants_linux.c or
+ * descendants_none.c. */
+#ifndef OS_DESCENDANTS_H
+#define OS_DESCENDANTS_H
+
+#include <stddef.h>
+
+/* On: a descendant whose parent ends is this process's child from then on, to be reaped
+ * here, and not process 1's (PR_SET_CHILD_SUBREAPER, prctl(2)). */
+void descendants_adopt(int on);
+/* The signal (0: none) to all descendants in this process's own process group: who has
+ * left that wants to stay, as a daemon does. How many there are that could be signalled;
+ * 0 where there is no way to find them. A parent is signalled before its children. */
+size_t descendants_signal(int signum);
+
+#endif
