@@ -26,6 +26,7 @@ local SHOWN = 60 -- bytes of a string
 
 -- A value that a message shows: an empty string is seen, too.
 local function show(value)
+  if value ~= value then return "nan" end -- C may show its sign
   if math.type(value) then return core.number(value) end
   if type(value) == "string" then
     return ("'%s'"):format(#value > SHOWN and value:sub(1, SHOWN) .. "..." or value)

@@ -266,6 +266,26 @@ Run.__index = Run
 
 local valid = check.set("files others workers chunk unordered keep_going max_failures retry timeout json "
   .. "null tag joblog resume write idle on_failure")
+local WORKERS_MAX = 100000 -- as a pool's
+
+-- Wrong ones raise before anything is begun.
+local function check_options(options)
+  local where = {f = "map", n = 3}
+  check.type(3, "map", options, "table")
+  check.keys(3, "map", options, valid)
+  for _, name in ipairs {"files", "others"} do
+    if options[name] ~= nil then check.option_type(where, name, options[name], "table") end
+  end
+  for i, file in ipairs(options.files or {}) do check.option_text(where, ("files[%d]"):format(i), file) end
+  for _, name in ipairs {"joblog", "resume"} do check.option_text(where, name, options[name]) end
+  check.option_count(where, "workers", options.workers, 1, WORKERS_MAX)
+  if options.chunk ~= "auto" then check.option_count(where, "chunk", options.chunk, 1) end
+  check.option_count(where, "max_failures", options.max_failures, 1, math.maxinteger)
+  check.option_count(where, "retry", options.retry, 0, math.maxinteger)
+  check.option_duration(where, "timeout", options.timeout)
+  if options.write == nil then check.option_fail(where, "write", "function expected, got nil") end
+  for _, name in ipairs {"write", "idle", "on_failure"} do check.option_callback(where, name, options[name]) end
+end
 
 --- map(process, name, options): calls the function `name` of the template `process` (consumed) for
 -- each line of options.files (a list of paths, "-" is standard input), and options.write(text) for
@@ -275,8 +295,7 @@ local valid = check.set("files others workers chunk unordered keep_going max_fai
 --   run:kill()    ends it now
 --   run:state()   {done, failed, skipped, workers, bytes, total}
 function lines.map(process, name, options)
-  check.type(3, "map", options, "table")
-  check.keys(3, "map", options, valid)
+  check_options(options)
   local self = setmetatable({options = options, done = 0, failed = 0, skipped = 0, held = {}}, Run)
   local err
   self.separator = options.null and "\0" or "\n"

@@ -187,6 +187,37 @@ story.test("a module that ends the template is named, by each command", function
   end
 end)
 
+-- It was called as the library calls it, and `--max` is no option of these commands.
+story.test("a number that only the library refuses is told with the name of the option", function(t)
+  local socket = t:file "socket"
+  for words, text in pairs {
+    ["map -j 1000000"] = "map: --jobs: a whole number from 1 to 100000 expected, got 1000000",
+    ["map --chunk 99999999999"] = "map: --chunk: a whole number from 1 expected, got 99999999999",
+    ["serve --listen " .. socket .. " --max-memory 4503599627370496K"] =
+      "serve: --max-memory: a whole number from 1 to 9007199254740992 expected, got 4611686018427387904",
+  } do
+    local out, err, code = run(words .. " -e 'function f() end' f")
+    t.eq({out, code}, {"", 2})
+    t.eq(err, ("moonfork %s; see moonfork %s --help\n"):format(text, text:match "^%l+"))
+  end
+end)
+
+-- With workers = 0 it waited for ever, and what was no number was found in the middle of the run.
+story.test("moonfork.lines refuses numbers that can't be meant, before it begins", function(t)
+  local lines = require "moonfork.lines"
+  local log = t:file "log"
+  for name, value in pairs {workers = 0, chunk = 0, max_failures = 0.5, retry = -1, timeout = 0 / 0, files = "-",
+    idle = "x"} do
+    local p = require("moonfork").new():eval "function f() end"
+    local options = {files = {"/dev/null"}, write = function() end, joblog = log}
+    options[name] = value
+    t.raises("bad argument #3 to 'map' %(option '" .. name .. "': ", lines.map, p, "f", options)
+    t.raises("option 'write': function expected, got nil", lines.map, p, "f", {})
+    p:close()
+  end
+  t.eq(io.open(log), nil)
+end)
+
 story.test("the value of an option may begin with a minus", function(t)
   local out, err, code = run [[run -e '-- a comment
     function f(s, a) s:write(a, "\n") end' f -e]]

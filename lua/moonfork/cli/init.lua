@@ -137,12 +137,21 @@ local function with_traceback(err)
   return debug.traceback(err, 2)
 end
 
+-- What the library's option is called on the command line: "--jobs" of map for "max".
+local function option_name(command, name)
+  local parser = require "moonfork.cli.parser"
+  for _, option in ipairs(command and command.options or {}) do
+    if option.library == name or parser.field(option) == name then return option.long end
+  end
+  return "--" .. name
+end
+
 --- main(arg): parses the command line and executes the command; the exit code.
 function cli.main(arguments)
-  local name = "moonfork"
+  local name, command = "moonfork", nil
   local ok, result = xpcall(function()
-    local parser = require "moonfork.cli.parser"
-    local command, options = parser.parse(cli, arguments)
+    local options
+    command, options = require("moonfork.cli.parser").parse(cli, arguments)
     if options.version then
       io.stdout:write(("moonfork %s, %s\n"):format(version(), require("moonfork.load").lua or _VERSION))
       return cli.OK
@@ -165,7 +174,7 @@ function cli.main(arguments)
   end
   local option, why = tostring(result):match "^[^\n]*bad argument #%d+ to '[^']*' %(option '([^']*)': ([^\n]*)%)\n"
   if option then -- a value that only the library can judge
-    io.stderr:write(("%s: --%s: %s; see %s --help\n"):format(name, option, why, name))
+    io.stderr:write(("%s: %s: %s; see %s --help\n"):format(name, option_name(command, option), why, name))
     return cli.USAGE
   end
   io.stderr:write(name, ": ", (cli.explain(type(result) == "table" and result.message or tostring(result))), "\n")

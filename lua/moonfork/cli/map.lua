@@ -18,7 +18,7 @@ say otherwise.]],
   },
   options = {
     {short = "-j", long = "--jobs", value = "N", kind = "count", default = "the processors",
-     help = "Worker processes"},
+     library = "workers", help = "Worker processes"},
     template.options[1],
     template.options[2],
     template.image,

@@ -15,6 +15,7 @@
 --   list          the name of a list that several options append to, {option, value} each, so
 --                 that the order among them is kept
 --   default       a text for help
+--   library       the name of the library's option that the value is given to, where that is another one
 --   help          a sentence without its full stop
 
 local parser = {}
