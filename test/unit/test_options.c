@@ -47,7 +47,7 @@ static const struct field {
     NUMBER(dumpable, ACTS),
     NUMBER(tree, ACTS),
     NUMBER(isolation, FORK_ONLY),
-    NUMBER(lazy, PARENT_ONLY), /* of isolation */
+    NUMBER(lazy, FORK_ONLY), /* options_load wants isolation with it */
     POINTER(command, changes, PARENT_ONLY),
     NUMBER(beat_ms, PARENT_ONLY),
     NUMBER(window, PARENT_ONLY),

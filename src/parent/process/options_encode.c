@@ -3,6 +3,7 @@
 #include "parent/private.h"
 #include "parent/process/process.h"
 #include "wire/link.h"
+#include "wire/option_rows.h"
 
 #include <errno.h>
 #include <string.h>
@@ -21,8 +22,12 @@ static int has_nameless(const char *const *env) {
   return 0;
 }
 
-static int is_one_of(int value, int last) {
+static int is_byte(int value, int last) {
   return value >= 0 && value <= last;
+}
+
+static int is_text(const char *text, size_t least) {
+  return !text || strlen(text) >= least;
 }
 
 static int is_within(size_t value, size_t min, size_t max) {
@@ -36,17 +41,19 @@ int options_load(const mf_options *from, mf_options *o) {
     return 0;
   if (sized_load(o, sizeof *o, from) < 0)
     return MF_EINVAL;
-  if (!is_one_of(o->gc, MF_GC_STOP) || !is_one_of(o->leash, MF_LEASH_KEEP) ||
-      !is_one_of(o->handles, MF_HANDLES_CLOSE) ||
+  o->new_session = o->new_session != 0;
+#define REFUSE(tag, kind, in, limit, field, to)                                          \
+  if (!is_##kind(o->field, limit))                                                       \
+    return MF_EINVAL;
+  OPTION_ROWS(REFUSE)
+#undef REFUSE
+  if (!is_byte(o->tree, MF_TREE_NO) || has_nameless(o->env) ||
       (o->beat_ms && !is_within(o->beat_ms, LINK_BEAT_MIN_MS, LINK_BEAT_MAX_MS)) ||
       (o->window && !is_within(o->window, LINK_WINDOW_MIN, LINK_WINDOW_MAX)) ||
-      !is_one_of(o->dumpable, MF_DUMPABLE_NO) || !is_one_of(o->tree, MF_TREE_NO) ||
-      !is_one_of(o->isolation, MF_ISOLATION_THREAD) || !is_one_of(o->lazy, MF_LAZY_TRY) ||
-      (o->lazy && !o->isolation) || o->spares_min > o->spares_max ||
-      has_nameless(o->env) || (o->image && !*o->image) || !is_one_of(o->image_verify, 1))
+      (o->lazy && !o->isolation) || o->spares_min > o->spares_max)
     return MF_EINVAL;
   for (i = 0; i < 3; i++)
-    if (!is_one_of(o->stdio[i].kind, MF_STDIO_FD))
+    if (!is_byte(o->stdio[i].kind, MF_STDIO_FD))
       return MF_EINVAL;
   return 0;
 }
@@ -104,14 +111,16 @@ static int put_tree(const mf_options *o, int setup, struct buf *out, struct fdse
 }
 
 int options_act_at_birth(const mf_options *o) {
-  return o && ((o->env && *o->env) || o->cwd || o->stdio[0].kind || o->stdio[1].kind ||
-               o->stdio[2].kind || o->leash || o->handles || o->dumpable ||
-               o->new_session || o->tree || o->name || o->isolation);
+#define ACTS(tag, kind, in, limit, field, to) || (IN_FORK & (in) && o->field)
+  return o && ((o->env && *o->env) || o->stdio[0].kind || o->stdio[1].kind ||
+               o->stdio[2].kind || o->tree OPTION_ROWS(ACTS));
+#undef ACTS
 }
 
 /* What it writes without setup is what options_act_at_birth tells of; test_options
  * compares. */
 int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset *fds) {
+  const unsigned command = setup ? IN_SETUP : IN_FORK;
   const char *const *e;
   int r;
   if (!o)
@@ -119,37 +128,14 @@ int options_encode(const mf_options *o, int setup, struct buf *out, struct fdset
   r = put_tree(o, setup, out, fds);
   if (!r)
     r = put_stdio(o, out, fds);
-  if (!r && o->name)
-    r = put_text(out, OPT_NAME, o->name);
   for (e = o->env; !r && e && *e; e++)
     r = put_text(out, strchr(*e, '=') ? OPT_ENV : OPT_UNENV, *e);
-  if (!r && o->cwd)
-    r = put_text(out, OPT_CWD, o->cwd);
-  if (!r && o->new_session)
-    r = put_byte(out, OPT_SESSION, 1);
-  if (!r && o->leash != MF_LEASH_KILL)
-    r = put_byte(out, OPT_LEASH, o->leash);
-  if (!r && o->handles != MF_HANDLES_INHERIT)
-    r = put_byte(out, OPT_HANDLES, o->handles);
-  if (!r && o->dumpable != MF_DUMPABLE_INHERIT)
-    r = put_byte(out, OPT_DUMPABLE, o->dumpable);
-  if (!setup && !r && o->isolation == MF_ISOLATION_THREAD)
-    r = put_byte(out, OPT_THREAD, 1);
-  if (!setup && !r && o->isolation == MF_ISOLATION_THREAD && o->lazy != MF_LAZY_NO)
-    r = put_byte(out, OPT_LAZY, o->lazy);
-  if (!setup)
-    return r == -ENOMEM ? MF_ENOMEM : r;
-  if (!r && o->lua_path)
-    r = put_text(out, OPT_PATH, o->lua_path);
-  if (!r && o->lua_cpath)
-    r = put_text(out, OPT_CPATH, o->lua_cpath);
-  if (!r && o->gc != MF_GC_GENERATIONAL)
-    r = put_byte(out, OPT_GC, o->gc);
-  if (!r && o->image)
-    r = put_text(out, OPT_IMAGE, o->image);
-  if (!r && o->image_verify)
-    r = put_byte(out, OPT_IMAGE_VERIFY, 1);
-  if (!r && o->heap_reserve)
+#define PUT(tag, kind, in, limit, field, to)                                             \
+  if (!r && command & (in) && o->field)                                                  \
+    r = put_##kind(out, OPT_##tag, o->field);
+  OPTION_ROWS(PUT)
+#undef PUT
+  if (!r && setup && o->heap_reserve)
     r = put_u64(out, OPT_HEAP_RESERVE, o->heap_reserve);
   return r == -ENOMEM ? MF_ENOMEM : r;
 }

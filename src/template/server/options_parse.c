@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "moonfork.h"
+#include "wire/option_rows.h"
 #include "wire/proto.h"
 #include <errno.h>
 #include <string.h>
@@ -14,14 +15,14 @@ static int is_text(struct text t) {
   return !memchr(t.p, 0, t.n);
 }
 
-static int get_text(struct text *to, struct text value) {
-  if (!is_text(value))
+static int get_text(struct text *to, struct text value, size_t least) {
+  if (!is_text(value) || value.n < least)
     return -EPROTO;
   *to = value;
   return 0;
 }
 
-static int get_small(uint8_t *to, struct text value, unsigned max) {
+static int get_byte(uint8_t *to, struct text value, unsigned max) {
   if (value.n != 1 || (unsigned char)value.p[0] > max)
     return -EPROTO;
   *to = (uint8_t)value.p[0];
@@ -50,7 +51,7 @@ static int get_env(struct options *o, struct text value, int unset) {
 }
 
 static int get_tree(struct options *o, struct text value, int fork) {
-  if (o->tree || get_small(&o->tree, value, MF_TREE_NO) < 0)
+  if (o->tree || get_byte(&o->tree, value, MF_TREE_NO) < 0)
     return -EPROTO;
   o->ntree_fds = fork && o->tree == MF_TREE_YES;
   return 0;
@@ -117,58 +118,37 @@ static int get_commands(struct options *o, struct text value) {
 }
 
 static int get_option(struct options *o, unsigned tag, struct text v, int fork) {
+  const unsigned command = fork ? IN_FORK : IN_SETUP;
   switch (tag) {
-  case OPT_NAME:
-    return get_text(&o->name, v);
-  case OPT_CWD:
-    return get_text(&o->cwd, v);
+#define GET(tag, kind, in, limit, field, to)                                             \
+  case OPT_##tag:                                                                        \
+    return command & (in) ? get_##kind(&o->to, v, limit) : -EPROTO;
+    OPTION_ROWS(GET)
+#undef GET
   case OPT_ENV:
     return get_env(o, v, 0);
   case OPT_UNENV:
     return get_env(o, v, 1);
   case OPT_STDIO:
     return get_stdio(o, v);
-  case OPT_SESSION:
-    return get_small(&o->session, v, 1);
-  case OPT_LEASH:
-    o->has_leash = 1;
-    return get_small(&o->leash, v, MF_LEASH_KEEP);
-  case OPT_HANDLES:
-    return get_small(&o->handles, v, MF_HANDLES_CLOSE);
-  case OPT_DUMPABLE:
-    return get_small(&o->dumpable, v, MF_DUMPABLE_NO);
-  case OPT_PATH:
-    return fork ? -EPROTO : get_text(&o->path, v);
-  case OPT_CPATH:
-    return fork ? -EPROTO : get_text(&o->cpath, v);
-  case OPT_GC:
-    return fork ? -EPROTO : get_small(&o->gc, v, MF_GC_STOP);
+  case OPT_TREE:
+    return get_tree(o, v, fork);
   case OPT_HEAP_RESERVE:
     return fork ? -EPROTO : get_reserve(o, v);
+  case OPT_PIPE_LEASH:
+    return fork ? -EPROTO : get_byte(&o->pipe_leash, v, 1);
+  case OPT_WORDS:
+    return fork ? -EPROTO : get_byte(&o->words, v, 1);
   case OPT_COMMANDS:
     return fork ? get_commands(o, v) : -EPROTO;
-  case OPT_PIPE_LEASH:
-    return fork ? -EPROTO : get_small(&o->pipe_leash, v, 1);
   case OPT_SLOT:
     return fork ? get_u32(&o->slot, v) : -EPROTO;
   case OPT_SLOT_STEP:
     return fork ? get_step(o, v) : -EPROTO;
   case OPT_INTRODUCE:
-    return fork ? get_small(&o->introduce, v, 1) : -EPROTO;
-  case OPT_TREE:
-    return get_tree(o, v, fork);
-  case OPT_THREAD:
-    return fork ? get_small(&o->thread, v, 1) : -EPROTO;
-  case OPT_LAZY:
-    return fork ? get_small(&o->lazy, v, MF_LAZY_TRY) : -EPROTO;
+    return fork ? get_byte(&o->introduce, v, 1) : -EPROTO;
   case OPT_CONNECTION:
     return fork && !o->connection ? get_connection(o, v) : -EPROTO;
-  case OPT_IMAGE:
-    return fork || v.n == 0 ? -EPROTO : get_text(&o->image, v);
-  case OPT_WORDS:
-    return fork ? -EPROTO : get_small(&o->words, v, 1);
-  case OPT_IMAGE_VERIFY:
-    return fork ? -EPROTO : get_small(&o->image_verify, v, 1);
   default:
     return -EPROTO;
   }

@@ -22,7 +22,7 @@ struct options {
   uint8_t stdio[3];     /* enum mf_stdio_kind */
   uint8_t session, leash, handles, gc, dumpable, pipe_leash, introduce, tree, thread,
       lazy, image_verify, words;
-  unsigned has_env : 1, has_stdio : 1, has_leash : 1, has_step : 1;
+  unsigned has_env : 1, has_stdio : 1, has_step : 1;
   uint32_t slot;                   /* PROTO_NO_SLOT: none */
   uint32_t connection;             /* its socket is that one; 0: comes with the frame */
   uint32_t step_first, step_count; /* has_step: two descriptors */
