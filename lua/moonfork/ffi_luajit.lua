@@ -289,23 +289,39 @@ local error_cb = ffi.cast("mf_error_cb", on_error)
 local run_cb = ffi.cast("mf_run_cb", on_run)
 local exit_cb = ffi.cast("mf_exit_cb", on_exit)
 
-local STRINGS = { program = "program", cwd = "cwd", name = "name", path = "lua_path",
-  cpath = "lua_cpath" }
-local NUMBERS = { gc = "gc", leash = "leash", handles = "handles", dumpable = "dumpable", tree = "tree",
-  session = "new_session", timeout = "timeout_ms", spares_min = "spares_min",
-  spares_max = "spares_max" }
+-- The options' names in plain tables, and the fields: src/bind/option_fields.h, which the check
+-- ffi.lua compares.
+local PROCESS_STRINGS = { program = "program", cwd = "cwd", name = "name", path = "lua_path",
+  cpath = "lua_cpath", image = "image" }
+local PROCESS_NUMBERS = { gc = "gc", leash = "leash", handles = "handles", session = "new_session",
+  timeout = "timeout_ms", spares_min = "spares_min", spares_max = "spares_max", dumpable = "dumpable",
+  tree = "tree", beat = "beat_ms", window = "window", isolation = "isolation", lazy = "lazy",
+  verify = "image_verify" }
+local RPC_STRINGS = { init = "init", serialiser = "serialiser" }
+local RPC_FLAGS = { async = "async", handles = "handles", strict = "strict",
+  strict_classes = "strict_classes" }
+local RPC_NUMBERS = { timeout = "timeout_ms", grace = "grace_ms", message_max = "message_max" }
+local POOL_NUMBERS = { max = "max", idle = "idle", load = "load", start = "start_ms",
+  stop = "stop_ms", queue_max = "queue_max", max_calls = "max_calls",
+  call_timeout = "call_timeout_ms", max_memory = "max_memory", burst = "restart_burst",
+  period = "restart_period_ms", starts = "restart_starts", grace = "grace_ms",
+  backoff_min = "backoff_min_ms", backoff_max = "backoff_max_ms", tree = "tree",
+  isolation = "isolation", lazy = "lazy" }
+
+-- A struct keeps the address of a string, and the table the string.
+local function set_fields(options, names, plain)
+  for name, field in pairs(names) do
+    if plain[name] then options[field] = plain[name] end
+  end
+end
 
 -- Its pointers lead into the table and what that keeps.
 local function options_of(plain)
   local options = ffi.new "mf_options"
   lib.mf_options_init(options)
   options.loop = loop
-  for name, field in pairs(STRINGS) do
-    if plain[name] then options[field] = plain[name] end -- the table keeps the string
-  end
-  for name, field in pairs(NUMBERS) do
-    if plain[name] then options[field] = plain[name] end
-  end
+  set_fields(options, PROCESS_STRINGS, plain)
+  set_fields(options, PROCESS_NUMBERS, plain)
   for i, name in ipairs { "stdin", "stdout", "stderr" } do
     if plain[name] then
       options.stdio[i - 1].kind, options.stdio[i - 1].fd = plain[name], plain[name .. "_fd"] or 0
@@ -496,25 +512,12 @@ local worker_cb = ffi.cast("mf_worker_cb", on_worker)
 local rpc_over_cb = ffi.cast("mf_rpc_close_cb", on_over)
 local pool_over_cb = ffi.cast("mf_pool_close_cb", on_over)
 
-local RPC_NUMBERS = { async = "async", strict = "strict", timeout = "timeout_ms",
-  grace = "grace_ms", message_max = "message_max" }
-local POOL_NUMBERS = { max = "max", idle = "idle", load = "load", start = "start_ms",
-  stop = "stop_ms", queue_max = "queue_max", max_calls = "max_calls",
-  call_timeout = "call_timeout_ms", max_memory = "max_memory", burst = "restart_burst",
-  period = "restart_period_ms", starts = "restart_starts", grace = "grace_ms", backoff_min = "backoff_min_ms",
-  backoff_max = "backoff_max_ms", tree = "tree" }
-
-local function set_numbers(options, names, plain)
-  for name, field in pairs(names) do
-    if plain[name] then options[field] = plain[name] end
-  end
-end
-
 function core.serve(kind, p, name, plain)
   local options = ffi.new "mf_rpc_options"
   lib.mf_rpc_options_init(options)
-  options.init, options.serialiser = plain.init, plain.serialiser
-  set_numbers(options, RPC_NUMBERS, plain)
+  set_fields(options, RPC_STRINGS, plain)
+  set_fields(options, RPC_FLAGS, plain)
+  set_fields(options, RPC_NUMBERS, plain)
   if plain.event > 0 then options.on_event = event_cb end
   options.on_error, options.on_close = trouble_cb, notice_cb
   options.data = data_of(plain.over)
@@ -527,7 +530,7 @@ function core.serve(kind, p, name, plain)
     local pool_options, room = ffi.new "mf_pool_options", ffi.new "mf_pool *[1]"
     lib.mf_pool_options_init(pool_options)
     pool_options.rpc = options
-    set_numbers(pool_options, POOL_NUMBERS, plain)
+    set_fields(pool_options, POOL_NUMBERS, plain)
     if plain.worker > 0 then pool_options.on_worker = worker_cb end
     pool_options.worker_data = data_of(plain.over)
     code = lib.mf_pool_new(p.mf, name, pool_options, room)

@@ -3,6 +3,7 @@
 #include "bind/lua_options.h"
 
 #include "bind/field.h"
+#include "bind/option_fields.h"
 
 /* A list of strings; NULL: there is none. */
 static const char *const *get_list(lua_State *L, int idx, const char *name) {
@@ -37,27 +38,13 @@ void bind_options_read(lua_State *L, int idx, struct reactor *r, mf_options *ret
     return;
   luaL_checktype(L, idx, LUA_TTABLE);
   luaL_checkstack(L, 16, NULL);
-  ret->program = field_string(L, idx, "program");
-  ret->cwd = field_string(L, idx, "cwd");
-  ret->name = field_string(L, idx, "name");
-  ret->lua_path = field_string(L, idx, "path");
-  ret->lua_cpath = field_string(L, idx, "cpath");
+#define STRING(field, name) ret->field = field_string(L, idx, #name);
+#define NUMBER(field, name) ret->field = field_integer(L, idx, #name, ret->field);
+  PROCESS_STRINGS(STRING)
+  PROCESS_NUMBERS(NUMBER)
+#undef STRING
+#undef NUMBER
   ret->env = get_list(L, idx, "env");
   ret->command = get_list(L, idx, "command");
-  ret->beat_ms = (unsigned)field_integer(L, idx, "beat", 0);
-  ret->window = (size_t)field_integer(L, idx, "window", 0);
   get_stdio(L, idx, ret->stdio);
-  ret->gc = (int)field_integer(L, idx, "gc", 0);
-  ret->leash = (int)field_integer(L, idx, "leash", 0);
-  ret->handles = (int)field_integer(L, idx, "handles", 0);
-  ret->dumpable = (int)field_integer(L, idx, "dumpable", 0);
-  ret->tree = (int)field_integer(L, idx, "tree", 0);
-  ret->isolation = (int)field_integer(L, idx, "isolation", 0);
-  ret->lazy = (int)field_integer(L, idx, "lazy", 0);
-  ret->new_session = (int)field_integer(L, idx, "session", 0);
-  ret->timeout_ms = (unsigned)field_integer(L, idx, "timeout", 0);
-  ret->spares_min = (unsigned)field_integer(L, idx, "spares_min", 0);
-  ret->spares_max = (unsigned)field_integer(L, idx, "spares_max", 0);
-  ret->image = field_string(L, idx, "image");
-  ret->image_verify = (int)field_integer(L, idx, "verify", 0);
 }

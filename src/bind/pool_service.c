@@ -3,6 +3,7 @@
 #include "bind/service.h"
 
 #include "bind/field.h"
+#include "bind/option_fields.h"
 #include "bind/reply.h"
 #include "bind/rpc_service.h"
 #include <errno.h>
@@ -28,25 +29,10 @@ static void read_backoff(lua_State *L, int idx, mf_pool_options *o) {
 
 static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   mf_pool_options_init(o);
-  o->max = (unsigned)field_integer(L, idx, "max", o->max);
-  o->idle = (unsigned)field_integer(L, idx, "idle", o->idle);
-  o->load = (unsigned)field_integer(L, idx, "load", o->load);
-  o->start_ms = (unsigned)field_integer(L, idx, "start", o->start_ms);
-  o->stop_ms = (unsigned)field_integer(L, idx, "stop", o->stop_ms);
-  o->queue_max = (unsigned)field_integer(L, idx, "queue_max", o->queue_max);
-  o->max_calls = (unsigned)field_integer(L, idx, "max_calls", o->max_calls);
-  o->call_timeout_ms =
-      (unsigned)field_integer(L, idx, "call_timeout", o->call_timeout_ms);
-  o->max_memory =
-      (uint64_t)field_integer(L, idx, "max_memory", (lua_Integer)o->max_memory);
-  o->restart_burst = (unsigned)field_integer(L, idx, "burst", o->restart_burst);
-  o->restart_period_ms = (unsigned)field_integer(L, idx, "period", o->restart_period_ms);
-  o->restart_starts = (unsigned)field_integer(L, idx, "starts", o->restart_starts);
-  o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
+#define NUMBER(field, name) o->field = field_integer(L, idx, #name, o->field);
+  POOL_NUMBERS(NUMBER)
+#undef NUMBER
   read_backoff(L, idx, o);
-  o->tree = (int)field_integer(L, idx, "tree", o->tree);
-  o->isolation = (int)field_integer(L, idx, "isolation", o->isolation);
-  o->lazy = (int)field_integer(L, idx, "lazy", o->lazy);
 }
 
 /* pool_new(raw process, function, cell, options) -> raw; or nil, error */

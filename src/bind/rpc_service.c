@@ -2,20 +2,20 @@
 #include "bind/rpc_service.h"
 
 #include "bind/field.h"
+#include "bind/option_fields.h"
 #include "bind/reply.h"
 
 void rpc_options_read(lua_State *L, int idx, mf_rpc_options *o) {
   mf_rpc_options_init(o);
-  o->init = field_string(L, idx, "init");
-  o->serialiser = field_string(L, idx, "serialiser");
-  o->async = field_flag(L, idx, "async");
-  o->handles = field_flag(L, idx, "handles");
-  o->strict = field_flag(L, idx, "strict");
-  o->strict_classes = field_flag(L, idx, "strict_classes");
-  o->timeout_ms = (unsigned)field_integer(L, idx, "timeout", MF_NO_TIMEOUT);
-  o->message_max =
-      (uint64_t)field_integer(L, idx, "message_max", (lua_Integer)o->message_max);
-  o->grace_ms = (unsigned)field_integer(L, idx, "grace", o->grace_ms);
+#define STRING(field, name) o->field = field_string(L, idx, #name);
+#define FLAG(field, name) o->field = field_flag(L, idx, #name);
+#define NUMBER(field, name) o->field = field_integer(L, idx, #name, o->field);
+  RPC_STRINGS(STRING)
+  RPC_FLAGS(FLAG)
+  RPC_NUMBERS(NUMBER)
+#undef STRING
+#undef FLAG
+#undef NUMBER
   if (field_flag(L, idx, "events"))
     o->on_event = reply_on_event;
   o->on_error = reply_on_error;

@@ -1,6 +1,7 @@
 /* Rpcs and pools, as functions for lua/moonfork/ffi.lua. Runs in the parent. */
 #include "otherlua/otherlua.h"
 
+#include "bind/option_fields.h"
 #include "bind/pool_counts.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -108,14 +109,14 @@ static unsigned to_unsigned(double number) {
 static void read_rpc_options(lua_State *L, int idx, struct raw_service *s,
                              mf_rpc_options *ret) {
   mf_rpc_options_init(ret);
-  ret->init = field_string(L, idx, "init");
-  ret->serialiser = field_string(L, idx, "serialiser");
-  ret->async = field_number(L, idx, "async", 0) != 0;
-  ret->strict = field_number(L, idx, "strict", 0) != 0;
-  ret->timeout_ms = to_unsigned(field_number(L, idx, "timeout", MF_NO_TIMEOUT));
-  ret->grace_ms = to_unsigned(field_number(L, idx, "grace", ret->grace_ms));
-  ret->message_max =
-      (uint64_t)field_number(L, idx, "message_max", (double)ret->message_max);
+#define STRING(field, name) ret->field = field_string(L, idx, #name);
+#define FLAG(field, name) ret->field = field_number(L, idx, #name, 0) != 0;
+#define NUMBER(field, name) ret->field = field_number(L, idx, #name, ret->field);
+  RPC_STRINGS(STRING)
+  RPC_FLAGS(FLAG)
+  RPC_NUMBERS(NUMBER)
+#undef STRING
+#undef FLAG
   s->event = field_number(L, idx, "event", 0);
   s->trouble = field_number(L, idx, "trouble", 0);
   s->notice = field_number(L, idx, "notice", 0);
@@ -128,26 +129,8 @@ static void read_rpc_options(lua_State *L, int idx, struct raw_service *s,
 static void read_pool_options(lua_State *L, int idx, struct raw_service *s,
                               mf_pool_options *ret) {
   mf_pool_options_init(ret);
-  ret->max = to_unsigned(field_number(L, idx, "max", ret->max));
-  ret->idle = to_unsigned(field_number(L, idx, "idle", ret->idle));
-  ret->load = to_unsigned(field_number(L, idx, "load", ret->load));
-  ret->start_ms = to_unsigned(field_number(L, idx, "start", ret->start_ms));
-  ret->stop_ms = to_unsigned(field_number(L, idx, "stop", ret->stop_ms));
-  ret->queue_max = to_unsigned(field_number(L, idx, "queue_max", ret->queue_max));
-  ret->max_calls = to_unsigned(field_number(L, idx, "max_calls", ret->max_calls));
-  ret->call_timeout_ms =
-      to_unsigned(field_number(L, idx, "call_timeout", ret->call_timeout_ms));
-  ret->max_memory = (uint64_t)field_number(L, idx, "max_memory", 0);
-  ret->restart_burst = to_unsigned(field_number(L, idx, "burst", ret->restart_burst));
-  ret->restart_period_ms =
-      to_unsigned(field_number(L, idx, "period", ret->restart_period_ms));
-  ret->restart_starts = to_unsigned(field_number(L, idx, "starts", ret->restart_starts));
-  ret->grace_ms = to_unsigned(field_number(L, idx, "grace", ret->grace_ms));
-  ret->backoff_min_ms =
-      to_unsigned(field_number(L, idx, "backoff_min", ret->backoff_min_ms));
-  ret->backoff_max_ms =
-      to_unsigned(field_number(L, idx, "backoff_max", ret->backoff_max_ms));
-  ret->tree = (int)field_number(L, idx, "tree", ret->tree);
+  POOL_NUMBERS(NUMBER)
+#undef NUMBER
   s->worker = field_number(L, idx, "worker", 0);
   ret->on_worker = s->worker > 0 ? on_worker : NULL;
 }

@@ -3,6 +3,7 @@
  * in the parent. */
 #include "otherlua/otherlua.h"
 
+#include "bind/option_fields.h"
 #include "os/signame.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -247,25 +248,17 @@ static void read_options(lua_State *L, int idx, struct core *core, mf_options *r
   mf_options_init(ret);
   ret->loop = &core->loop;
   luaL_checkstack(L, 20, "too many values");
-  ret->program = field_string(L, idx, "program");
-  ret->cwd = field_string(L, idx, "cwd");
-  ret->name = field_string(L, idx, "name");
-  ret->lua_path = field_string(L, idx, "path");
-  ret->lua_cpath = field_string(L, idx, "cpath");
+#define STRING(field, name) ret->field = field_string(L, idx, #name);
+#define NUMBER(field, name) ret->field = field_number(L, idx, #name, ret->field);
+  PROCESS_STRINGS(STRING)
+  PROCESS_NUMBERS(NUMBER)
+#undef STRING
+#undef NUMBER
   ret->env = field_env(L, idx);
   for (int i = 0; i < 3; i++) {
     ret->stdio[i].kind = (int)field_number(L, idx, kinds[i], MF_STDIO_INHERIT);
     ret->stdio[i].fd = (int)field_number(L, idx, fds[i], 0);
   }
-  ret->gc = (int)field_number(L, idx, "gc", 0);
-  ret->leash = (int)field_number(L, idx, "leash", 0);
-  ret->handles = (int)field_number(L, idx, "handles", 0);
-  ret->dumpable = (int)field_number(L, idx, "dumpable", 0);
-  ret->tree = (int)field_number(L, idx, "tree", 0);
-  ret->new_session = (int)field_number(L, idx, "session", 0);
-  ret->timeout_ms = (unsigned)field_number(L, idx, "timeout", 0);
-  ret->spares_min = (unsigned)field_number(L, idx, "spares_min", 0);
-  ret->spares_max = (unsigned)field_number(L, idx, "spares_max", 0);
 }
 
 static int make(mf_process *source, const char *how, const mf_options *options,
