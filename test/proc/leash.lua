@@ -130,6 +130,44 @@ story.test("leash=keep: the function goes on; what runs nothing ends", function(
   gone_within(t, 2, {keep})
 end)
 
+-- A clone that was told "kill" went on as its template's "keep" said: nothing was sent for the
+-- default.
+story.test("a clone has its own leash, whatever its template has", function(t)
+  local parent, pids = start(t, [[
+    local DEAF = "function deaf(s) require'testkit'.disposition(15, 'ignore') " ..
+      "s:write(require'testkit'.getpid(), '\\n') while true do end end"
+    for _, how in ipairs {"keep", "term"} do
+      local template = fork.new_exec {leash = how}:eval(DEAF)
+      say(how .. "_default", hello(template:fork(), "deaf"))
+      say(how .. "_kill", hello(template:fork {leash = "kill"}, "deaf"))
+      say(how .. "_later", hello(template:fork {leash = how}:fork(), "deaf"))
+    end
+  ]])
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
+story.test("workers of a pool have the leash of its template", function(t)
+  local path = t:file "finished"
+  local parent, pids = start(t, ([[
+    local pool = fork.new {leash = "keep"}:eval(
+      "function f(path) local kit = require 'testkit' " ..
+      "io.open(path .. '.pid', 'w'):write(kit.getpid(), '\\n'):close() kit.msleep(700) " ..
+      "io.open(path, 'w'):close() end"):pool("f", {max = 1})
+    pool:call('%s', function() end)
+    local file
+    repeat
+      fork.step(0.05)
+      file = io.open '%s.pid'
+    until file and file:seek "end" > 0
+    file:seek "set"
+    say("worker", file:read "l")
+  ]]):format(path, path))
+  kit.kill(parent, kit.SIGKILL)
+  t.outside(5, function() return t.read(path) end, "the call finished")
+  gone_within(t, 2, pids)
+end)
+
 story.test("the leash holds for programs that clone.exec starts, unless keep", function(t)
   local parent, pids = start(t, [[
     local function program(how)

@@ -96,6 +96,7 @@ static int fork_from(struct mf_process *source, const mf_options *given,
   q->has_image = source->has_image;
   q->is_thread = o->isolation == MF_ISOLATION_THREAD;
   q->tree = tree;
+  q->leash = (unsigned)o->leash;
   q->inherits_tree = o->tree == MF_TREE_INHERIT;
   q->journal = journal_fork(source->journal, o);
   if (o->name)

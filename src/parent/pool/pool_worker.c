@@ -271,6 +271,8 @@ int pool_worker_new(struct mf_pool *pool, mf_process *t, const char *why,
   options.tree = pool->options.tree;
   options.isolation = pool->options.isolation;
   options.lazy = pool->options.lazy;
+  if (!options.isolation)
+    options.leash = (int)t->leash; /* a pool has no option for it */
   r = mf_fork_options(t, &options, &q);
   if (r) {
     free(w);

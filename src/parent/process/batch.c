@@ -308,6 +308,7 @@ int process_fork_running(struct mf_process *p, struct mf_process **ret, struct b
   q = process_new(p->context, FORKING);
   if (q) {
     q->tree = p->tree;
+    q->leash = p->leash;
     if (p->far)
       process_far_join(q, far_link_hold(p->far));
   }

@@ -125,6 +125,7 @@ struct mf_process {
   unsigned tree : 1;       /* its whole process group is signalled, and ends with it */
   unsigned inherits_tree : 1; /* as its source, of which it may not be known yet */
   unsigned group_ended : 1;   /* which was seen to */
+  unsigned leash : 2;         /* enum mf_leash, as far as it was given here */
   unsigned dying : 1;         /* it was sent a signal that ends it while it serves */
   unsigned eof : 1;           /* its socket has ended */
   unsigned fork_refused : 1;  /* its fork was refused: what it was given is known, for

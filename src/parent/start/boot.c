@@ -77,6 +77,7 @@ static int introduce(struct mf_process *p, const mf_options *o, int forked) {
   p->greeting = 1;
   p->forked = p->pid > 0;
   p->tree = o && o->tree == MF_TREE_YES;
+  p->leash = o ? (unsigned)o->leash : MF_LEASH_KILL;
   process_await_hello(p);
   if (o && o->name && !p->name)
     p->name = strdup(o->name);

@@ -408,8 +408,7 @@ int clone_apply_options(struct server *s, const struct options *o, int leash,
   }
   if (o->dumpable && proc_set_dumpable(o->dumpable == MF_DUMPABLE_YES) < 0)
     return fail_option(s, "dumpable", errno);
-  if (o->leash)
-    s->leash_mode = o->leash;
+  s->leash_mode = o->leash;
   if (o->session && setsid() < 0 && getsid(0) != getpid())
     return fail_option(s, "session", errno);
   if (apply_tree(s, o, leash) < 0)
