@@ -11,6 +11,7 @@ local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
 local map = require "moonfork.map"
 local process_options = require "moonfork.options"
+local rules = require "moonfork.option_rules"
 local reactor = require "moonfork.reactor"
 
 local calls = {
@@ -34,15 +35,12 @@ local set, bad = check.set, check.option_fail
 
 local RPC = "async init on_event on_error on_close on_drain serialiser timeout handles strict"
   .. " message_max grace strict_classes"
-local POOL = "max idle load start stop queue_max max_calls call_timeout max_memory restart backoff"
-  .. " on_worker tree isolation lazy"
+local POOL = rules.POOL .. " isolation lazy"
 local valid = {
   rpc = set(RPC),
   pool = set((RPC:gsub(" on_drain ", " "):gsub(" strict ", " ")) .. " " .. POOL),
   with_rpc = set "timeout",
   with_pool = set "timeout idempotent",
-  restart = set "burst period starts",
-  backoff = set "min max",
 }
 
 local function flag(where, given, name)
@@ -140,37 +138,7 @@ function calls.rpc_options(name, given)
   return plain, cell
 end
 
--- An option that is a table of options; an empty one where it is not given. And where they are.
-local function inner(where, given, name)
-  local value, within = given[name], {n = where.n, f = where.f, within = name .. "."}
-  if value == nil then return {}, within end
-  if type(value) ~= "table" then
-    bad(where, name, "table expected, got " .. check.type_name(value))
-  end
-  check.keys(where.n, where.f, value, valid[name])
-  return value, within
-end
-
-local function backoff(where, value)
-  local given, within = inner(where, value, "backoff")
-  local min, max = duration(within, given, "min", true), duration(within, given, "max", true)
-  if min and max and min > max then
-    bad(where, "backoff", ("min (%s) is more than max (%s)"):format(check.show(given.min),
-      check.show(given.max)))
-  end
-  return min, max
-end
-
-local ISOLATIONS = { process = 0, thread = 1 }
-
-local function isolation(where, given)
-  if given.isolation == nil then return nil end
-  local number = ISOLATIONS[given.isolation]
-  if not number then
-    bad(where, "isolation", "'process' or 'thread' expected, got " .. check.show(given.isolation))
-  end
-  return number
-end
+local checked = rules.of(check)
 
 function calls.pool_options(name, given)
   local where
@@ -179,26 +147,12 @@ function calls.pool_options(name, given)
   cell.is_pool = true
   cell.on_worker = callback(where, given, "on_worker")
   plain.workers = cell.on_worker ~= nil
-  plain.max = count(where, given, "max", 0, 100000) or core.ncpu()
-  plain.idle = count(where, given, "idle", 0)
-  plain.load = count(where, given, "load", 1) or 2
-  plain.start = duration(where, given, "start", true)
-  plain.stop = duration(where, given, "stop", true)
-  plain.queue_max = count(where, given, "queue_max", 0) or 65536
-  plain.max_calls = count(where, given, "max_calls", 1)
-  plain.call_timeout = duration(where, given, "call_timeout")
-  plain.tree = check.option_choice(where, "tree", given.tree)
-  plain.isolation = isolation(where, given)
-  plain.lazy = process_options.lazy(where, given.lazy, plain.isolation)
-  plain.max_memory = count(where, given, "max_memory", 1, math.maxinteger)
-  if plain.idle and plain.idle > plain.max then
-    bad(where, "idle", ("%d is more than max (%d)"):format(plain.idle, plain.max))
+  plain.max, plain.load, plain.queue_max = core.ncpu(), 2, 65536
+  checked.pool(where, given, plain)
+  if given.isolation ~= nil then
+    plain.isolation = checked.choice(where, "isolation", given.isolation, rules.CHOICES.isolation)
   end
-  local restart, within = inner(where, given, "restart")
-  plain.burst = count(within, restart, "burst", 0, 1000)
-  plain.period = duration(within, restart, "period")
-  plain.starts = count(within, restart, "starts", 1)
-  plain.backoff_min, plain.backoff_max = backoff(where, given)
+  plain.lazy = process_options.lazy(where, given.lazy, plain.isolation)
   return plain, cell
 end
 

@@ -8,15 +8,19 @@ local check = { FOREVER = 0xffffffff } -- as milliseconds
 local MILLISECONDS_MAX = 0x7fffffff
 local COUNT_MAX = 0x7fffffff
 
--- The files of moonfork.ffi have names that begin alike.
-local family = debug.getinfo(1, "S").source:gsub("_check%.lua$", "")
+-- This library's own files: they lie beside this one.
+local folder = debug.getinfo(1, "S").source:match "^(.*)ffi_check%.lua$" or ""
+
+local function is_ours(source)
+  return source:sub(1, #folder) == folder and source:find("^[%a_]+%.lua$", #folder + 1)
+end
 
 function check.raise(text)
   local level = 2
   while true do
     local info = debug.getinfo(level, "S")
     if not info then return error(text, 0) end
-    if info.what ~= "C" and info.what ~= "tail" and info.source:sub(1, #family) ~= family then
+    if info.what ~= "C" and info.what ~= "tail" and not is_ours(info.source) then
       error(text, level)
     end
     level = level + 1
@@ -86,14 +90,14 @@ function check.keys(n, f, options, valid)
   end
 end
 
--- where = { f = function, n = argument }
-function check.bad(where, name, text)
-  check.fail(where.n, where.f, ("option '%s': %s"):format(name, text))
+-- where: argument n of function f, and within ("restart.") for an option in an option.
+function check.option_fail(where, name, text)
+  check.fail(where.n, where.f, ("option '%s%s': %s"):format(where.within or "", name, text))
 end
 
 function check.option_type(where, name, value, kind)
   if type(value) ~= kind then
-    check.bad(where, name, ("%s expected, got %s"):format(kind, check.type_name(value)))
+    check.option_fail(where, name, ("%s expected, got %s"):format(kind, check.type_name(value)))
   end
   return value
 end
@@ -102,7 +106,7 @@ function check.option_text(where, name, value)
   if value == nil then return nil end
   check.option_type(where, name, value, "string")
   if has_zero(value) then
-    check.bad(where, name, "string contains a zero byte")
+    check.option_fail(where, name, "string contains a zero byte")
   end
   return value
 end
@@ -111,7 +115,7 @@ function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
   if type(value) ~= "number" or value ~= math.floor(value) or value < least
     or value > (most or COUNT_MAX) then
-    check.bad(where, name, ("a whole number from %d expected, got %s"):format(least, check.show(value)))
+    check.option_fail(where, name, ("a whole number from %d expected, got %s"):format(least, check.show(value)))
   end
   return value
 end
@@ -121,7 +125,7 @@ function check.option_duration(where, name, value, zero)
   if value == nil then return nil end
   check.option_type(where, name, value, "number")
   if value ~= value or value < 0 or (value == 0 and not zero) then
-    check.bad(where, name, ("a %s number of seconds expected, got %s"):format(
+    check.option_fail(where, name, ("a %s number of seconds expected, got %s"):format(
       zero and "non-negative" or "positive", check.show(value)))
   end
   if value == math.huge then return check.FOREVER end
@@ -133,9 +137,16 @@ function check.option_flag(where, name, value)
   return check.option_type(where, name, value, "boolean") and 1 or 0
 end
 
+-- An option that is true, false, or (nil) as in what the process is made from: the numbers of
+-- enum mf_dumpable and enum mf_tree.
+function check.option_choice(where, name, value)
+  if value == nil then return nil end
+  return check.option_type(where, name, value, "boolean") and 1 or 2
+end
+
 function check.option_callback(where, name, value)
   if value == nil or check.callable(value) then return value end
-  check.bad(where, name, "function expected, got " .. check.type_name(value))
+  check.option_fail(where, name, "function expected, got " .. check.type_name(value))
 end
 
 function check.is_fd(value)

@@ -4,6 +4,7 @@
 
 local core = require("moonfork.load").of(...)
 local check = require "moonfork.check"
+local rules = require "moonfork.option_rules"
 
 local options = {}
 
@@ -22,31 +23,11 @@ local valid = {
   remote = set(COMMON .. " path cpath gc spares command beat window"),
 }
 
--- The numbers are those of the enums in moonfork.h.
-local choices = {
-  session = { inherit = 0, new = 1 },
-  leash = { kill = 0, term = 1, keep = 2 },
-  handles = { inherit = 0, close = 1 },
-  isolation = { process = 0, thread = 1 },
-  gc = { generational = 0, incremental = 1, stop = 2 },
-}
 local valid_of_load = set(EXEC)
-local STREAMS = { inherit = 0, null = 1, socket = 2 }
-local STREAM_IS_HANDLE = 3
-local NUMBERS_MAX = 1 << 20
 local BEAT_MIN_MS, BEAT_MAX_MS = 10, 3600000 -- as LINK_... in src/wire/link.h
 local WINDOW_MIN, WINDOW_MAX = 4096, 64 << 20
 
-local function choice(where, name, value)
-  local number = choices[name][value]
-  if number then return number end
-  local names = {}
-  for known in pairs(choices[name]) do names[#names + 1] = ("'%s'"):format(known) end
-  table.sort(names)
-  bad(where, name, ("one of %s expected, got %s"):format(table.concat(names, ", "),
-    type(value) == "string" and ("'%s'"):format(value) or check.type_name(value)))
-end
-options.choice = choice
+local checked = rules.of(check)
 
 -- {NAME = "value" | number | false} to "NAME=value" and "NAME"; then an error, if one can't be
 -- sent.
@@ -76,7 +57,7 @@ local function environment(where, changes)
 end
 
 local function stream(where, plain, name, value)
-  local kind = STREAMS[value]
+  local kind = rules.STREAMS[value]
   if kind then
     plain[name] = kind
     return
@@ -89,25 +70,7 @@ local function stream(where, plain, name, value)
     bad(where, name, "a handle expected, got " .. check.type_name(value))
   end
   if not fd then return core.error("EINVAL", ("option '%s': %s"):format(name, message)) end
-  plain[name], plain[name .. "_fd"] = STREAM_IS_HANDLE, fd
-end
-
-local function spares(where, plain, value)
-  expect(where, "spares", value, "table")
-  for key in pairs(value) do
-    if key ~= "min" and key ~= "max" then
-      bad(where, "spares", ("unknown field '%s' (valid: max, min)"):format(tostring(key)))
-    end
-  end
-  local count = check.option_count
-  local min = count(where, "spares.min", value.min, 0, NUMBERS_MAX)
-  local max = count(where, "spares.max", value.max, 0, NUMBERS_MAX)
-  if not min and not max then bad(where, "spares", "min or max expected") end
-  plain.spares_min, plain.spares_max = min or max, max or min
-  if plain.spares_min > plain.spares_max then
-    bad(where, "spares", ("min (%d) is greater than max (%d)"):format(plain.spares_min,
-      plain.spares_max))
-  end
+  plain[name], plain[name .. "_fd"] = rules.STREAM_IS_HANDLE, fd
 end
 
 -- The command of a remote process: a program and its arguments.
@@ -156,7 +119,7 @@ function options.lazy(where, value, isolation)
   if not number then
     bad(where, "lazy", "true, false or 'try' expected, got " .. check.show(value))
   end
-  if number ~= 0 and isolation ~= choices.isolation.thread then
+  if number ~= 0 and isolation ~= rules.CHOICES.isolation.thread then
     bad(where, "lazy", "it needs isolation = 'thread': processes share memory by themselves")
   end
   return number
@@ -259,15 +222,15 @@ function options.read(f, n, given)
     name = text(where, "name", given.name),
     timeout = timeout(where, given.timeout),
   }
-  for name in pairs(choices) do
-    if given[name] ~= nil then plain[name] = choice(where, name, given[name]) end
+  for name, choices in pairs(rules.CHOICES) do
+    if given[name] ~= nil then plain[name] = checked.choice(where, name, given[name], choices) end
   end
   for _, name in ipairs { "dumpable", "tree" } do
     plain[name] = check.option_choice(where, name, given[name])
   end
   plain.lazy = options.lazy(where, given.lazy, plain.isolation)
   if f == "remote" then command(where, plain, given) end
-  if given.spares ~= nil then spares(where, plain, given.spares) end
+  if given.spares ~= nil then checked.spares(where, plain, given.spares) end
   local failure = plain.isolation == 1 and options.thread_error(given) or image(where, plain, given)
   if given.env ~= nil then
     local bad_value

@@ -13,26 +13,11 @@ static void set_count(lua_State *L, const char *key, uint64_t n) {
   lua_setfield(L, -2, key);
 }
 
-/* One limit alone moves the other's default out of its way. */
-static void read_backoff(lua_State *L, int idx, mf_pool_options *o) {
-  lua_Integer min = field_integer(L, idx, "backoff_min", -1);
-  lua_Integer max = field_integer(L, idx, "backoff_max", -1);
-  if (min >= 0)
-    o->backoff_min_ms = (unsigned)min;
-  if (max >= 0)
-    o->backoff_max_ms = (unsigned)max;
-  if (max < 0 && o->backoff_max_ms < o->backoff_min_ms)
-    o->backoff_max_ms = o->backoff_min_ms;
-  else if (min < 0 && o->backoff_min_ms > o->backoff_max_ms)
-    o->backoff_min_ms = o->backoff_max_ms;
-}
-
 static void read_pool_options(lua_State *L, int idx, mf_pool_options *o) {
   mf_pool_options_init(o);
 #define NUMBER(field, name) o->field = field_integer(L, idx, #name, o->field);
   POOL_NUMBERS(NUMBER)
 #undef NUMBER
-  read_backoff(L, idx, o);
 }
 
 /* pool_new(raw process, function, cell, options) -> raw; or nil, error */

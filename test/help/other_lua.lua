@@ -198,6 +198,8 @@ tests["misuse raises and says what is valid"] = function()
   raises("was given run", q.eval, q, "")
   local ok, err = pcall(function() fork.new { foo = 1 } end)
   assert(not ok and err:find "other_lua%.lua:%d+:", "without the caller's place: " .. err)
+  ok, err = pcall(function() template():pool("f", { restart = { burst = -1 } }) end)
+  assert(not ok and err:find "other_lua%.lua:%d+:.*'restart%.burst': a whole number", err)
 end
 
 tests["the end of a process is told"] = function()
@@ -399,6 +401,18 @@ tests["a pool tells of its workers, grows, and says what became of its calls"] =
   eq(killed.killed, 1)
   eq(killed.interrupted, 1)
   eq(killed.dropped, 1)
+end
+
+-- A min above the default max, and a max below the default min, made a failed pool here, and not
+-- in Lua 5.4.
+tests["one limit of backoff moves the default of the other"] = function()
+  for _, backoff in ipairs { { min = 10 }, { max = 0.01 }, { min = 0 }, { max = math.huge } } do
+    local pool = template():pool("upper", { max = 1, backoff = backoff })
+    eq(pool "a", "A")
+    pool:close()
+  end
+  raises("'backoff': min %(2%) is more than max %(1%)", fork.new().pool, template(), "f",
+    { backoff = { min = 2, max = 1 } })
 end
 
 tests["workers of a pool die and are replaced"] = function()
