@@ -51,14 +51,14 @@ end
 local nlists = 0
 for list, rows in read("src/bind/option_fields.h"):gmatch "#define (%u+_%u+)%(X%)(.-)\n\n" do
   local known = assert(luajit:match("local " .. list .. " = (%b{})"), "ffi_luajit.lua has no " .. list)
-  local ours, theirs = 0, select(2, known:gsub("=", ""))
+  local expected, found = 0, select(2, known:gsub("=", ""))
   for field, name in rows:gmatch "X%(([%l_]+), ([%l_]+)%)" do
-    ours = ours + 1
+    expected = expected + 1
     if not known:find(("[{ ]%s = \"%s\""):format(name, field)) then
       complain("ffi_luajit.lua: %s lacks %s, which is the field %s", list, name, field)
     end
   end
-  if ours ~= theirs then complain("ffi_luajit.lua: %s has %d options, %d expected", list, theirs, ours) end
+  if expected ~= found then complain("ffi_luajit.lua: %s has %d options, %d expected", list, found, expected) end
   nlists = nlists + 1
 end
 assert(nlists == 6, nlists .. " lists of options found")

@@ -14,6 +14,8 @@
 -- server.monitor is the URL of its HTTP pages), lines (a list of further lines of its configuration).
 --
 -- A program without stories (t == nil) ends its servers by close().
+--
+--   nats.test(name, function(t, moonfork_nats) ... end)  a story; skipped where it can't be
 local kit = require "testkit"
 local stop = require "stop"
 
@@ -63,6 +65,17 @@ end
 --- program(t): the path of nats-server; where it is missing the story is skipped.
 function nats.program(t)
   return find "nats-server" or skip(t, "there is no nats-server")
+end
+
+nats.IS_BUILT = package.searchpath("moonfork.nats_core", package.cpath) ~= nil -- moonfork.nats
+nats.CAN_START = nats.IS_BUILT and find "nats-server" ~= nil
+
+function nats.test(name, f)
+  require "story".test(name, {deadline = 60}, function(t)
+    if not nats.IS_BUILT then t.skip "built without NATS" end
+    nats.program(t)
+    return f(t, require "moonfork.nats")
+  end)
 end
 
 -- ---- ports ----

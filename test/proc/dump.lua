@@ -3,6 +3,7 @@
 -- state, what is under way and ages.
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
 -- The line of the text that has all of these words.
@@ -126,10 +127,8 @@ end)
 
 -- What nobody reads here stops its channel only, and is seen in the text.
 story.test("dump: a link with its channels, their credit and its last sign of life", function(t)
-  local agent = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
   local silent = fork.remote{command = {"sh", "-c", "exec sleep 1000"}}
-  local p = fork.remote{command = {"sh", "-c", "exec " .. agent}, beat = 0.05, name = "far",
-    path = package.path, cpath = package.cpath}
+  local p = remote.over(nil, {beat = 0.05, name = "far"})
   t.ok(line_with(fork.dump(), "link: no agent has greeted"), fork.dump())
   p:eval "function flood(s) s:write(('x'):rep(1000000)) end"
   local socket = assert(p:fork():run "flood")

@@ -8,7 +8,6 @@ local kit = story.kit
 story.census = false -- nodes and servers are watched by their own stories
 
 local client = os.getenv "MOONFORK_BUILD" .. "/test/help/nats_client"
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath)
 
 -- Options of moonfork.nats as words of the command line, with secrets in files.
 local function words_of(t, options)
@@ -32,9 +31,7 @@ end
 
 -- Works by all ways with the options `right`; `wrong` is refused, and no message has one of the texts `secret`.
 local function try(name, server_options, make)
-  story.test(name, {deadline = 60}, function(t)
-    if not HAVE then t.skip "built without NATS" end
-    local nats = require "moonfork.nats"
+  helper.test(name, function(t, nats)
     server_options.jetstream = true
     local server = helper.start(t, server_options)
     local right, wrong, secrets = make(t, server)
@@ -97,26 +94,23 @@ try("a user and a password", {user = USER, password = PASSWORD}, function()
   return {user = USER, password = PASSWORD}, {user = USER, password = "wr0ng"}, {PASSWORD, "wr0ng"}
 end)
 
-story.test("a user and a password may stand in the URL, with what means something there as %XX", {deadline = 60},
-  function(t)
-    if not HAVE then t.skip "built without NATS" end
-    local nats = require "moonfork.nats"
-    local server = helper.start(t, {user = "a d/a", password = "p@s:s%41"})
-    local host = server.url:match "//(.*)"
-    local pool = fork.new():eval "function f(...) return ... end":pool "f"
-    local node = t.got(nats.node(pool, ("nats://a%%20d%%2fa:p%%40s%%3As%%2541@%s"):format(host), {subject = "s"}))
-    local far = t.got(nats.pool("nats://127.0.0.1:1,nats://a%20d%2Fa:p%40s%3as%2541@" .. host, {subject = "s"}))
-    t.eq(far:with{timeout = 30}("x"), "x")
-    far:close()
-    far = t.got(nats.pool("nats://ada:sec@ret@" .. host, {subject = "s"}))
-    local _, err = far:call "x"
-    t.error(err, "ENGINE", "the engine refused: .*" .. host:gsub("%p", "%%%0"))
-    t.ok(not err.message:find "ret@", err.message)
-    far:close()
-    node:close()
-    pool:close()
-    t.ok(fork.loop())
-  end)
+helper.test("a user and a password may stand in the URL, with what means something there as %XX", function(t, nats)
+  local server = helper.start(t, {user = "a d/a", password = "p@s:s%41"})
+  local host = server.url:match "//(.*)"
+  local pool = fork.new():eval "function f(...) return ... end":pool "f"
+  local node = t.got(nats.node(pool, ("nats://a%%20d%%2fa:p%%40s%%3As%%2541@%s"):format(host), {subject = "s"}))
+  local far = t.got(nats.pool("nats://127.0.0.1:1,nats://a%20d%2Fa:p%40s%3as%2541@" .. host, {subject = "s"}))
+  t.eq(far:with{timeout = 30}("x"), "x")
+  far:close()
+  far = t.got(nats.pool("nats://ada:sec@ret@" .. host, {subject = "s"}))
+  local _, err = far:call "x"
+  t.error(err, "ENGINE", "the engine refused: .*" .. host:gsub("%p", "%%%0"))
+  t.ok(not err.message:find "ret@", err.message)
+  far:close()
+  node:close()
+  pool:close()
+  t.ok(fork.loop())
+end)
 
 try("a token", {token = "t0ken"}, function() return {token = "t0ken"}, {token = "wr0ng"}, {"t0ken", "wr0ng"} end)
 
@@ -144,9 +138,7 @@ end
 
 -- libnats before 3.8 leaves out a signature that begins with a zero byte, as this seed's of "nonce1" does: one
 -- connection in 256 was refused to the right credentials.
-story.test("no connection is without its signature", {deadline = 60}, function(t)
-  if not HAVE then t.skip "built without NATS" end
-  local nats = require "moonfork.nats"
+helper.test("no connection is without its signature", function(t, nats)
   local listener = t.got(fork.socket.listen "127.0.0.1:0")
   listener:settimeout(20)
   local far = t.got(nats.pool("nats://" .. listener:address(), {subject = "s",
@@ -173,9 +165,7 @@ story.test("no connection is without its signature", {deadline = 60}, function(t
   t.ok(fork.loop())
 end)
 
-story.test("files that are no certificates or credentials are told as such", {deadline = 60}, function(t)
-  if not HAVE then t.skip "built without NATS" end
-  local nats = require "moonfork.nats"
+helper.test("files that are no certificates or credentials are told as such", function(t, nats)
   local server = helper.start(t, {tls = true})
   local nonsense = t:file("nonsense", "nothing of that kind\n")
   for _, name in ipairs{"ca", "creds"} do
@@ -197,9 +187,9 @@ story.test("files that are no certificates or credentials are told as such", {de
 end)
 
 -- The copy that had opened libnats closed it at the end of its last object, below the other one.
-story.test("a library in C and the Lua module in one process", {deadline = 60}, function(t)
+helper.test("a library in C and the Lua module in one process", function(t)
   local copies = os.getenv "MOONFORK_BUILD" .. "/test/help/nats_copies"
-  if not HAVE or not io.open(copies) then t.skip "built without NATS, or without an interpreter for hosts" end
+  if not io.open(copies) then t.skip "built without an interpreter for hosts" end
   local server = helper.start(t, {jetstream = true})
   local with = ("--engine %s --subject s"):format(server.url)
   local node = program.start(t, "node " .. with .. " --jobs JOBS -n 1 -e 'function f(...) return ... end' f")
@@ -229,9 +219,7 @@ local function permissions(page, who)
     rights.subscribe)
 end
 
-story.test("callers and nodes with the permissions that the manual names", {deadline = 60}, function(t)
-  if not HAVE then t.skip "built without NATS" end
-  local nats = require "moonfork.nats"
+helper.test("callers and nodes with the permissions that the manual names", function(t, nats)
   local page = t.read(os.getenv "MOONFORK_SOURCE" .. "/doc/nats-jobs.md")
   local server = helper.start(t, {jetstream = true, lines = {("authorization {users: [%s, %s]}"):format(
     permissions(page, "caller"), permissions(page, "node"))}})

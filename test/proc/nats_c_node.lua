@@ -4,11 +4,7 @@ local story = require "story"
 local helper = require "nats"
 story.census = false -- the node is a program of its own
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath)
-
-story.test("a pool of a C program serves calls and jobs", {deadline = 60}, function(t)
-  if not HAVE then t.skip "built without NATS" end
-  local nats = require "moonfork.nats"
+helper.test("a pool of a C program serves calls and jobs", function(t, nats)
   local server = helper.start(t, {jetstream = true})
   local path = t:tmp() .. "/out"
   local pipe <close> = assert(io.popen(("exec '%s/test/help/nats_worker' '%s' s JOBS >'%s' 2>&1"):format(

@@ -23,8 +23,7 @@ local CODE = [[
   function any(name, ...) return _ENV[name](...) end
 ]]
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
-local server = HAVE and helper.start() -- before the first census, for all stories
+local server = helper.CAN_START and helper.start() -- before the first census, for all stories
 
 -- A pool here as a node, and a far pool; both are closed at the end of the story.
 local function pair(t, node_options, far_options, pool_options)
@@ -58,12 +57,7 @@ local function stranger(t)
   return socket
 end
 
-local function test(name, f)
-  story.test(name, function(t)
-    if not HAVE then t.skip "there is no nats-server, or no libnats" end
-    return f(t)
-  end)
-end
+local test = helper.test
 
 test("values go there and back, by waiting, by callback, by map, in coroutines", function(t)
   local far, node = pair(t)

@@ -7,13 +7,12 @@ local fork = require "moonfork"
 local helper = require "nats"
 local kit = story.kit
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath)
 local HELLO = 'INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1048576,'
   .. '"tls_required":true}\r\n'
 
 local function test(name, f)
   story.test(name, {deadline = 60}, function(t)
-    if not HAVE then t.skip "built without NATS" end
+    if not helper.IS_BUILT then t.skip "built without NATS" end
     return f(t, require "moonfork.nats")
   end)
 end

@@ -8,14 +8,7 @@ local helper = require "nats"
 local nats_node = require "nats_node"
 local kit = story.kit
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
-
-local function test(name, f)
-  story.test(name, {deadline = 60}, function(t)
-    if not HAVE then t.skip "there is no nats-server, or no libnats" end
-    return f(t)
-  end)
-end
+local test = helper.test
 
 local function far_pool(t, url, options)
   local o = {subject = "w", silent = 0.4}

@@ -5,7 +5,7 @@ local kit = story.kit
 local fork = require "moonfork"
 local nats_server = require "nats"
 
-if not package.searchpath("moonfork.nats_core", package.cpath) then
+if not nats_server.IS_BUILT then
   story.test("stored jobs", function(t) t.skip "built without NATS" end)
   story.done()
 end

@@ -13,7 +13,7 @@ local COUNT = 500
 local WINDOW = 2 * 2 + 16 -- of a node with two workers
 local AT = 150 -- calls that are over when something happens
 
-if not package.searchpath("moonfork.nats_core", package.cpath) then
+if not nats.IS_BUILT then
   story.test("calls and jobs over NATS", function(t) t.skip "built without NATS" end)
   story.done()
 end

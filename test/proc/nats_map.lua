@@ -8,8 +8,7 @@ local helper = require "nats"
 local nats_node = require "nats_node"
 local kit = story.kit
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
-local server = HAVE and helper.start() -- before the first census, for all stories
+local server = helper.CAN_START and helper.start() -- before the first census, for all stories
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -54,12 +53,7 @@ local function pair(t, name, pool_options, o)
   return far, node, pool, subject
 end
 
-local function test(name, f)
-  story.test(name, {deadline = 60}, function(t)
-    if not HAVE then t.skip "there is no nats-server, or no libnats" end
-    return f(t)
-  end)
-end
+local test = helper.test
 
 local function count_to(n)
   local list = {}

@@ -5,18 +5,11 @@ local fork = require "moonfork"
 local helper = require "nats"
 local nats_node = require "nats_node"
 
-local HAVE = package.searchpath("moonfork.nats_core", package.cpath) and pcall(helper.program)
-local nats = HAVE and require "moonfork.nats"
+local test = helper.test
+local nats = helper.CAN_START and require "moonfork.nats"
 local VERSION, OLDER, NEWER = "\2", "\1", "\3"
 local RESULT, ERROR, BUSY = 3, 4, 5
 local ME, STRANGER = ("C"):rep(22), ("S"):rep(22)
-
-local function test(name, f)
-  story.test(name, {deadline = 60}, function(t)
-    if not HAVE then t.skip "there is no nats-server, or no libnats" end
-    return f(t)
-  end)
-end
 
 -- ---- a connection in words ----
 

@@ -4,16 +4,10 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
-local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
-
-local function over(script, options)
-  options = options or {}
-  options.command = { "sh", "-c", script or "exec " .. AGENT }
-  options.path, options.cpath = package.path, package.cpath
-  return fork.remote(options)
-end
+local AGENT, over = remote.AGENT, remote.over
 
 local CODE = [[
   function echo(...) return ... end

@@ -3,22 +3,40 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
 local function far(code)
-  local command = { os.getenv "MOONFORK_REMOTE", "agent", os.getenv "MOONFORK_TEMPLATE" }
-  return fork.remote { command = command, path = package.path, cpath = package.cpath }:eval(code or "")
+  return remote.over():eval(code or "")
+end
+
+-- A clone runs the function, whose socket nobody uses here.
+local function run(p, name)
+  local clone = p:fork()
+  clone:run(name):close()
+  return clone
+end
+
+-- How a clone ended, which is closed.
+local function ending(clone)
+  local status = clone:wait()
+  clone:close()
+  return status
+end
+
+-- A clone runs the function and answers a read. Returns what was read, and how it ended.
+local function read(t, p, name, what)
+  local clone = p:fork()
+  local socket = t.got(clone:run(name))
+  local text = socket:read(what)
+  socket:close()
+  return text, clone
 end
 
 -- The first fork asks, the second one goes without.
 local function permitted(p)
   p:eval "function leave() end"
-  for _ = 1, 3 do
-    local clone = p:fork()
-    clone:run("leave"):close()
-    clone:wait()
-    clone:close()
-  end
+  for _ = 1, 3 do ending(run(p, "leave")) end
   return p
 end
 
@@ -42,10 +60,8 @@ story.test("whatever a function does first with its socket, it has one", functio
   local p = permitted(far(USES))
   for round = 1, 2 do
     for _, name in ipairs { "write", "number", "called", "long", "shut", "copies" } do
-      local clone = p:fork()
-      local socket = t.got(clone:run(name))
-      t.eq({ round, name, socket:read(2) }, { round, name, "12" })
-      socket:close()
+      local text, clone = read(t, p, name, 2)
+      t.eq({ round, name, text }, { round, name, "12" })
       clone:close()
     end
     local clone = p:fork()
@@ -56,13 +72,10 @@ story.test("whatever a function does first with its socket, it has one", functio
     socket:close()
     clone:close()
     for _, name in ipairs { "collected", "closed", "raised", "left", "printed" } do
-      clone = p:fork()
-      socket = t.got(clone:run(name))
-      t.eq({ name, socket:read "a" }, { name, "" })
-      socket:close()
-      local code = clone:wait().code
+      local text, ended = read(t, p, name, "a")
+      t.eq({ name, text }, { name, "" })
+      local code = ending(ended).code
       t.eq({ name, code }, { name, name == "left" and 7 or name == "raised" and 1 or 0 })
-      clone:close()
     end
     clone = p:fork()
     socket = t.got(clone:run "spins")
@@ -89,10 +102,8 @@ story.test("a clone has the same descriptors with and without a socket from the 
   ]]
   local said = {}
   for i = 1, 5 do
-    local clone = p:fork()
-    local socket = t.got(clone:run "list")
-    said[i] = socket:read "l"
-    socket:close()
+    local clone
+    said[i], clone = read(t, p, "list", "l")
     clone:close()
   end
   for i = 2, 5 do t.eq(said[i], said[1]) end
@@ -150,8 +161,7 @@ story.test("ends that are told together are each one's own, and calls go on mean
     end
     t.within(30, function() return told == 14 and answered == 14 end)
     for i, clone in ipairs(clones) do
-      t.eq({ round, i, clone:wait().code }, { round, i, i % 4 == 0 and 7 or 0 })
-      clone:close()
+      t.eq({ round, i, ending(clone).code }, { round, i, i % 4 == 0 and 7 or 0 })
     end
   end
   rpc:close()
@@ -168,27 +178,20 @@ story.test("after a row of forks that nobody waited for, an end is told to who w
   ]])
   local last
   for round = 1, 20 do
-    for _ = 1, 10 do
-      local clone = p:fork()
-      clone:run("nothing"):close()
-      clone:close()
-    end
+    for _ = 1, 10 do run(p, "nothing"):close() end
     local clone, dies = p:fork(), p:fork()
     if round % 2 == 0 then
       clone:run("nothing"):close()
     else
       t.got(clone:run "left"):close()
     end
-    t.eq({ round, clone:wait().code }, { round, round % 2 == 0 and 0 or 7 })
-    clone:close()
+    t.eq({ round, ending(clone).code }, { round, round % 2 == 0 and 0 or 7 })
     dies:run("spins", function() end)
     t.within(10, function() return dies:pid() end)
     dies:kill "KILL"
-    t.eq(dies:wait().signal, 9)
-    dies:close()
-    if last then t.eq(last:wait().code, 0) last:close() end
-    last = p:fork()
-    last:run("nothing"):close()
+    t.eq(ending(dies).signal, 9)
+    if last then t.eq(ending(last).code, 0) end
+    last = run(p, "nothing")
   end
   last:close()
   p:close()
@@ -199,14 +202,10 @@ end)
 story.test("after a row, an end is told to who waits by callbacks", function(t)
   local p = permitted(far "function nothing() end")
   for round = 1, 20 do
-    for _ = 1, 6 do
-      local clone = p:fork()
-      clone:run("nothing"):close()
-      clone:close()
-    end
+    for _ = 1, 6 do run(p, "nothing"):close() end
     local clone, status = p:fork(), nil
     clone:run("nothing", function(_, socket) socket:close() end)
-    clone:on_exit(function(ending) status = ending end)
+    clone:on_exit(function(told) status = told end)
     t.within(10, function() return status end)
     t.eq({ round, status.code }, { round, 0 })
     clone:close()
@@ -219,10 +218,8 @@ story.test("a command between two forks, and hooks of the template's, hold for t
   for i = 2, 6 do
     p:eval(("value = %d"):format(i))
     for _ = 1, 2 do
-      local clone = p:fork()
-      local socket = t.got(clone:run "tell")
-      t.eq(socket:read "a", tostring(i))
-      socket:close()
+      local text, clone = read(t, p, "tell", "a")
+      t.eq(text, tostring(i))
       clone:close()
     end
   end

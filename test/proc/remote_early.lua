@@ -3,13 +3,13 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
-local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+local AGENT = remote.AGENT
 
 local function over(script, beat)
-  local command = { "sh", "-c", script or "exec " .. AGENT }
-  return fork.remote { command = command, path = package.path, cpath = package.cpath, beat = beat }
+  return remote.over(script, { beat = beat })
 end
 
 local function child_of(pid)

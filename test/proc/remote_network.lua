@@ -6,6 +6,7 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
 local NEAR, FAR = "10.77.0.1", "10.77.0.2"
@@ -197,8 +198,7 @@ story.test("a link that loses three packets in ten: calls are slow, and all are 
 end)
 
 story.test("a link on which nobody says anything stays", function(t)
-  local agent = ("exec '%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
-  local p = fork.remote { command = { "sh", "-c", agent }, beat = 0.5 }:eval "function add(a, b) return a + b end"
+  local p = remote.over(nil, { beat = 0.5 }):eval "function add(a, b) return a + b end"
   local rpc = p:fork():rpc "add"
   t.eq(rpc(1, 2), 3)
   fork.sleep(2.6) -- five beats; three without one end it

@@ -3,14 +3,15 @@
 
 local story = require "story"
 local fork = require "moonfork"
+local remote = require "remote"
 local kit = story.kit
 
-local AGENT = ("'%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+local AGENT = remote.AGENT
 
 local function over(script, options)
-  local o = { command = { "sh", "-c", script }, path = package.path, cpath = package.cpath, beat = 10 }
-  for name, value in pairs(options or {}) do o[name] = value end
-  return fork.remote(o)
+  options = options or {}
+  options.beat = options.beat or 10
+  return remote.over(script, options)
 end
 
 -- A process over a relay. hold_up(): nothing that the agent says arrives from now on; let_go(): it does, and the

@@ -4,6 +4,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local clone = require "moonfork.clone"
+local remote = require "remote"
 local kit = story.kit
 local threads = require "thread_story"
 local test, thread, result = threads.test, threads.thread, threads.result
@@ -492,7 +493,7 @@ test("a clone in a thread has processes of its own, however they are made", func
       s:write(woken and "woken" or "asleep")
     end
   ]]
-  local agent = ("exec '%s' agent '%s'"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+  local agent = "exec " .. remote.AGENT
   for _, how in ipairs {"new", "new_exec", "remote", "from_fd"} do
     for _ = 1, 2 do
       local q = thread(p):send_arg(how, agent)
