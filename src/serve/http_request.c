@@ -110,14 +110,22 @@ static int is_content_length(const struct connection *c, const struct field *f) 
   return size > 0 && length == c->parser.content_length;
 }
 
+/* http_parser lets blanks in names pass, and any byte at the beginning of a value. */
+static int is_field(const struct connection *c, const struct field *f) {
+  unsigned char first =
+      f->value_size > 0 ? (unsigned char)c->strings.data[f->value] : ' ';
+  return http_is_token(c->strings.data + f->name, f->name_size) &&
+         (first >= ' ' || first == '\t') && first != 127;
+}
+
 /* Whether two servers could read the fields in two ways: 0, or the status of the refusal.
- * http_parser lets some of it pass (blanks in names, lists of codings, several hosts). */
+ * http_parser lets some of it pass (lists of codings, several hosts). */
 static int refuse_fields(const struct connection *c) {
   int nhosts = 0, nencodings = 0;
   for (int i = 0; i < c->nfields; i++) {
     const struct field *f = &c->fields[i];
     const char *name = c->strings.data + f->name;
-    if (!http_is_token(name, f->name_size))
+    if (!is_field(c, f))
       return 400;
     if (f->name_size == 4 && strncasecmp(name, "host", 4) == 0) {
       if (++nhosts > 1 || !is_host(c->strings.data + f->value, value_size(c, f)))
@@ -211,7 +219,13 @@ static int on_chunk(http_parser *parser) {
 }
 
 static int on_whole(http_parser *parser) {
-  of(parser)->whole = 1;
+  struct connection *c = of(parser);
+  for (int i = c->nheaders; i < c->nfields; i++)
+    if (!is_field(c, &c->fields[i])) {
+      c->error = 400;
+      return -1;
+    }
+  c->whole = 1;
   http_parser_pause(parser, 1);
   return 0;
 }

@@ -311,7 +311,7 @@ test("what is refused", "-n 1", function(t)
     {chunked("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), 501},
     {chunked("Transfer-Encoding: chunked, gzip", "0\r\n\r\n"), 501},
     {chunked("Transfer-Encoding: xchunked", "0\r\n\r\n"), 501},
-    {chunked("Transfer-Encoding: \vchunked", "0\r\n\r\n"), 501},
+    {chunked("Transfer-Encoding: \vchunked", "0\r\n\r\n"), 400},
     {chunked("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"), 400},
     {chunked("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "0\r\n\r\n"), 400},
     {chunked("Transfer-Encoding : chunked", "0\r\n\r\n"), 400},
@@ -329,7 +329,8 @@ test("what is refused", "-n 1", function(t)
     {chunked(nil, "3\r\nabc\r\n0\r\nT: x\rY: z\r\n\r\n"), 400}, {chunked(nil, "0\r\n\rX"), 400},
     {"GET / HTTP/1.1\r\nHost: x\r\n\rX", 400}, {"GET / HTTP/1.1\r\nHost: x\r\nA:\rXb\r\n\r\n", 400},
     {"\rGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400}, {"GET / HTTX/1.1\r\nHost: x\r\n\r\n", 400},
-    {"GET /a\tb HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+    {"GET /a\tb HTTP/1.1\r\nHost: x\r\n\r\n", 400}, {"GET / HTTP/1.1\r\nHost: x\r\nA: \0b\r\n\r\n", 400},
+    {chunked(nil, "0\r\nA:\0b\r\n\r\n"), 400}, {chunked(nil, "0\r\nA b: c\r\n\r\n"), 400},
     -- A folded line, which some take for a part of the field before it, and others for a field.
     {"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400}, {"GET / HTTP/1.1\r\nHost:\r\n x\r\n\r\n", 400},
     {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n 3\r\n\r\nabc", 400},
