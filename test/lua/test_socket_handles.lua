@@ -55,6 +55,29 @@ function TestDescriptors.test_send_and_receive()
   b:close()
 end
 
+function TestDescriptors.test_one_that_was_not_sent_in_time_is_closed()
+  need_shim()
+  local a, b = pair()
+  local c, d = pair()
+  a:settimeout(0)
+  local chunk = ("x"):rep(65536)
+  local message
+  repeat message = select(2, a:write(chunk)) until message
+  lu.assertEquals(message, "timed out")
+  collectgarbage "stop"
+  local fds = shim.count_fds()
+  a:settimeout(0.01)
+  lu.assertEquals({a:send_fd(c, "with this")}, {nil, "timed out", 110, 0})
+  lu.assertEquals(shim.count_fds(), fds) -- closed at once, not by the collector
+  collectgarbage "restart"
+  b:close()
+  lu.assertEquals({select(2, a:send_fd(c, "with this"))}, {"Broken pipe", 32, 0})
+  lu.assertEquals(shim.count_fds(), fds - 1)
+  lu.assertIs(c:write("here\n"), c) -- the caller's own is untouched
+  lu.assertEquals(d:read(), "here")
+  for _, x in ipairs {a, c, d} do x:close() end
+end
+
 -- A line that was sent before the descriptor comes in together with it.
 function TestDescriptors.test_reading_ahead_loses_no_descriptor()
   local a, b = pair()

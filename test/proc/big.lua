@@ -54,6 +54,30 @@ story.test("beyond four GiB in all: LIMIT, before anything is sent", function(t)
 end)
 
 -- The one with the long argument does not even take it before the others are there.
+-- What of it has come is thrown away; the template has not seen it.
+story.test("a command that does not fit into the memory over there: NOMEM, and its process alone ends", {deadline = 60},
+  function(t)
+    local text = ("x"):rep(100 << 20)
+    local template = fork.new_exec():eval "function size(s, a) s:write(a and #a or 0, '\\n') end"
+    for _, put in ipairs{
+      function(p) p:send_arg(text) end,
+      function(p) p:eval("local s = ...", text) end,
+      function(p) p:set("a", text) end,
+    } do
+      local ended
+      local p = template:fork():limit{as = 48 << 20}:on_exit(function(status) ended = status end)
+      put(p)
+      local none, err = p:run "size"
+      t.eq(none, nil)
+      t.error(err, "NOMEM", "not enough memory for a command in parts")
+      t.eq(err.started, "no")
+      t.within(20, function() return ended end)
+      t.eq(ended.code, 1)
+    end
+    t.eq(t.got(template:fork():run "size"):read "n", 0)
+    template:close()
+  end)
+
 story.test("nobody waits behind another's long argument", {deadline = 60}, function(t)
   local p = fork.new()
   t.got(p:fork():run "type")

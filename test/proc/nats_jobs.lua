@@ -146,6 +146,32 @@ story.test("a job whose worker dies is tried again as one that raises", function
   t.within(10, function() return w.node:stats().jobs_dead == 1 end)
 end)
 
+-- The node asks for no more for a while, which doubles, and gives the job back: it was not tried.
+story.test("a job that a pool can start no worker for waits for a pool that can", {deadline = 60}, function(t)
+  local w = world(t)
+  t.got(w.far:result(t.got(w.far:post({}, "a")))) -- its stream and consumers are there
+  local refuse = " require('moonfork.clone').before_fork(function() return false, 'full' end)"
+  local broken = fork.new_exec():eval(CODE .. refuse):pool("work", {max = 1, idle = 0})
+  local node = t.got(nats.node(broken, w.server.url, {subject = w.subject, jobs = w.stream}))
+  t:defer(function()
+    node:close()
+    broken:close()
+    fork.loop()
+  end)
+  t.within(20, function() return node:stats().engine == "up" end)
+  t.got(w.node:drain())
+  local id = t.got(w.far:post({tries = 1}, "b"))
+  t.within(20, function() return broken:stats().failed >= 2 end)
+  t.eq({node:stats().jobs_failed, node:stats().jobs_dead}, {0, 0})
+  local good = t.got(nats.node(w.pool, w.server.url, {subject = w.subject, jobs = w.stream}))
+  t:defer(function()
+    good:close()
+    fork.loop()
+  end)
+  t.eq(w.far:result(id), "b")
+  t.eq(w.far:jobs().dead, 0)
+end)
+
 story.test("a lease is renewed while the function works", function(t)
   local w = world(t)
   local id = t.got(w.far:post({lease = 0.3}, "sleep", 1200))

@@ -4,11 +4,12 @@ local story = require "story"
 local fork = require "moonfork"
 local helper = require "nats"
 local nats_node = require "nats_node"
+local kit = story.kit
 
 local test = helper.test
 local nats = helper.CAN_START and require "moonfork.nats"
 local VERSION, OLDER, NEWER = "\2", "\1", "\3"
-local RESULT, ERROR, BUSY = 3, 4, 5
+local RESULT, ERROR, BUSY, CHECK, GONE = 3, 4, 5, 6, 7
 local ME, STRANGER = ("C"):rep(22), ("S"):rep(22)
 
 -- ---- a connection in words ----
@@ -144,6 +145,77 @@ test("a node that answers in another version: its calls are unknown, and the err
   t.within(20, function() return told end)
   t.eq({told.code, told.started}, {"PROTOCOL", "unknown"})
   t.match(told.message, "the node lucifer speaks version 3 of the messages, this program version 2")
+end)
+
+-- ---- a call that was lost on its way ----
+
+-- A node in this process, and a client that hears its answers.
+local function node_here(t)
+  local server, ledger = helper.start(t), nats_node.file(t)
+  local client = connect(t, server)
+  local pool = fork.new_exec():eval(nats_node.work):pool("work", {max = 2, idle = 2})
+  client:subscribe "w.beat"
+  client:subscribe("_INBOX." .. ME .. ".a")
+  local node = t.got(nats.node(pool, server.url, {subject = "w", beat = 0.05}))
+  t:defer(function()
+    node:close()
+    pool:close()
+    fork.loop()
+  end)
+  local here = {client = client, node = node, pool = pool, ledger = ledger}
+  --- The next answer to the client: its bytes behind the node's name; nil: there is none in so many seconds.
+  function here.answer(seconds)
+    local till = kit.now() + seconds
+    repeat
+      fork.step(0)
+      if fork.socket.poll({client.socket}, 0.01)[1] then
+        local subject, body = client:next()
+        if subject == "w.beat" then
+          here.id = ("<s4"):unpack(body, 5)
+        elseif subject then
+          return body:sub(4 + 4 + 22 + 1), body
+        end
+      end
+    until kit.now() > till
+  end
+  t.within(20, function() return here.answer(0.02) == nil and here.id end)
+  function here.say(words, version)
+    client:publish("w.node." .. here.id, "_INBOX." .. ME .. ".s.1", "mfc" .. (version or VERSION) .. words)
+  end
+  return here
+end
+
+local function record(kind, id) return ("<I1I8"):pack(kind, id) end
+
+test("who asks a node about a call hears that it is gone, or nothing while it is there", function(t)
+  local here = node_here(t)
+  here.say(record(CHECK, 77))
+  t.eq(here.answer(20), record(GONE, 77))
+  local slow = "\x93\x01\xcb" .. (">d"):pack(0.4 * story.scale) .. "\xd9" .. ("s1"):pack(here.ledger)
+  here.say(("<I1I8I4I1s4"):pack(1, 5, 0, 0, slow))
+  t.within(20, function() here.answer(0) return nats_node.entries(here.ledger)[1] end)
+  here.say(record(CHECK, 5) .. record(CHECK, 6))
+  t.eq(here.answer(20), record(GONE, 6), "the one that works is not gone")
+  local answer = here.answer(20)
+  t.eq(answer:sub(1, 9), record(RESULT, 5))
+  here.say(record(CHECK, 5))
+  t.eq(here.answer(20), record(GONE, 5), "its answer came before")
+  here.say(("\255"):rep(9), OLDER)
+  local none, all = here.answer(20)
+  t.eq({none, all:sub(1, 4)}, {"", "mfa" .. VERSION})
+end)
+
+test("a drain whose time is over gives up what the node still has, and the pool goes on", function(t)
+  local here = node_here(t)
+  local slow = "\x93\x01\xcb" .. (">d"):pack(60) .. "\xd9" .. ("s1"):pack(here.ledger)
+  here.say(("<I1I8I4I1s4"):pack(1, 5, 0, 0, slow))
+  t.within(20, function() here.answer(0) return nats_node.entries(here.ledger)[1] end)
+  local begun = kit.now()
+  local none, err = here.node:drain(0.1)
+  t.eq(none, nil)
+  t.error(err, "TIMEOUT")
+  t.ok(kit.now() - begun < 30)
+  t.eq(here.pool:stats().running, 1, "the pool is not touched")
 end)
 
 -- ---- a window that nobody minds ----

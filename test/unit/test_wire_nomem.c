@@ -91,6 +91,34 @@ static void test_outbox_with_every_allocation_failing(void **state) {
   }
 }
 
+/* A message in pieces is queued as a whole or not at all. */
+static void test_pieces_with_every_allocation_failing(void **state) {
+  static char pieces[3][100];
+  const struct iovec iov[] = {{pieces[0], 100}, {pieces[1], 50}, {pieces[2], 1}};
+  int r = -ENOMEM;
+  for (long n = 0; r < 0; n++) {
+    struct outbox o;
+    struct fdset fds;
+    int released = 0;
+    outbox_init(&o);
+    fdset_init(&fds);
+    fdset_push(&fds, fd_open_null());
+    fail_at = n;
+    r = outbox_put_pieces(&o, CMD_ARG, 1, iov, COUNT(iov), &fds, count_release,
+                          &released);
+    fail_at = -1;
+    assert_true(r == 0 || r == -ENOMEM);
+    assert_int_equal(fds.n, 0);
+    assert_int_equal(released, r < 0);
+    assert_int_equal(o.nbytes, r < 0 ? 0 : 3 * FRAME_HEADER_SIZE + 151);
+    outbox_deinit(&o);
+    assert_int_equal(released, 1);
+    assert_true(n < 100);
+    if (n == 0)
+      assert_int_equal(r, -ENOMEM);
+  }
+}
+
 /* Feeds a frame with descriptors, then a longest one. 0, or -ENOMEM on the way. */
 static int feed_two(struct inbox *in) {
   unsigned char header[FRAME_HEADER_SIZE];
@@ -143,6 +171,7 @@ static void test_inbox_with_every_allocation_failing(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_outbox_with_every_allocation_failing),
+      census_test(test_pieces_with_every_allocation_failing),
       census_test(test_inbox_with_every_allocation_failing),
   };
   return cmocka_run_group_tests_name("wire without memory", tests, NULL, NULL);
