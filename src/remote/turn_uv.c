@@ -4,23 +4,29 @@
 #include "base/list.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 
 struct turn_poll {
   uv_poll_t poll;
   struct turn_watch *watch; /* NULL: it is being closed */
+  struct list link;
 };
 
 struct turn_uv {
-  uv_check_t check;
+  uv_prepare_t prepare;
   uv_signal_t children;
+  int nhandles; /* which are not closed */
   struct turn *turn;
   void (*on_child)(void);
+  struct list polls; /* of what is watched */
+  size_t npolls;
 };
 
-static void on_check(uv_check_t *check) {
-  struct turn *t = list_entry(check, struct turn_uv, check)->turn;
+/* libuv calls timers, too, and then waits: what they have left is done between. */
+static void on_prepare(uv_prepare_t *prepare) {
+  struct turn *t = list_entry(prepare, struct turn_uv, prepare)->turn;
   t->after(t);
 }
 
@@ -30,21 +36,26 @@ int turn_init(struct turn *t, uv_loop_t *loop, void (*after)(struct turn *t)) {
   if (!u)
     return -ENOMEM;
   u->turn = t;
-  uv_check_init(loop, &u->check);
+  list_init(&u->polls);
+  uv_prepare_init(loop, &u->prepare);
   uv_signal_init(loop, &u->children);
-  return uv_check_start(&u->check, on_check);
+  u->prepare.data = u->children.data = u;
+  u->nhandles = 2;
+  return uv_prepare_start(&u->prepare, on_prepare);
 }
 
-static void on_check_closed(uv_handle_t *h) {
-  free(list_entry(h, struct turn_uv, check));
+static void on_closed(uv_handle_t *h) {
+  struct turn_uv *u = h->data;
+  if (--u->nhandles == 0)
+    free(u);
 }
 
 void turn_deinit(struct turn *t) {
   struct turn_uv *u = t->impl;
   if (!u)
     return;
-  uv_close((uv_handle_t *)&u->children, NULL);
-  uv_close((uv_handle_t *)&u->check, on_check_closed);
+  uv_close((uv_handle_t *)&u->children, on_closed);
+  uv_close((uv_handle_t *)&u->prepare, on_closed);
   t->impl = NULL;
 }
 
@@ -68,6 +79,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 
 /* uv_poll_init sets O_NONBLOCK, which other processes share. */
 static int make_poll(struct turn *t, struct turn_watch *w, int fd) {
+  struct turn_uv *u = t->impl;
   struct turn_poll *p = calloc(1, sizeof *p);
   int flags = fcntl(fd, F_GETFL), r = p ? uv_poll_init(t->loop, &p->poll, fd) : -ENOMEM;
   if (flags >= 0 && !(flags & O_NONBLOCK))
@@ -78,20 +90,30 @@ static int make_poll(struct turn *t, struct turn_watch *w, int fd) {
   }
   p->watch = w;
   w->impl = p;
+  list_push(&u->polls, &p->link);
+  u->npolls++;
   return 0;
 }
 
 _Static_assert((int)TURN_READ == (int)UV_READABLE && (int)TURN_WRITE == (int)UV_WRITABLE,
                "they are passed as they are");
 
+static void unwatch(struct turn *t, struct turn_watch *w) {
+  struct turn_uv *u = t->impl;
+  struct turn_poll *p = w->impl;
+  p->watch = w->impl = NULL;
+  w->events = 0;
+  list_remove(&p->link);
+  u->npolls--;
+  uv_close((uv_handle_t *)&p->poll, free_poll);
+}
+
 int turn_watch(struct turn *t, struct turn_watch *w, int fd, int events) {
   struct turn_poll *p = w->impl;
   if (events == w->events)
     return 0;
   if (!events) {
-    p->watch = w->impl = NULL;
-    w->events = 0;
-    uv_close((uv_handle_t *)&p->poll, free_poll);
+    unwatch(t, w);
     return 0;
   }
   int r = p ? 0 : make_poll(t, w, fd);
@@ -106,8 +128,30 @@ void turn_forget(struct turn *t, struct turn_watch *w) {
   turn_watch(t, w, -1, 0);
 }
 
+/* What visit ends is closed later, by the loop, and has no watch until then. */
 int turn_look(struct turn *t, void (*visit)(struct turn_watch *w, int events)) {
-  return -EAGAIN;
+  struct turn_uv *u = t->impl;
+  struct turn_poll **polls = calloc(u->npolls + 1, sizeof *polls);
+  struct pollfd *fds = calloc(u->npolls + 1, sizeof *fds);
+  size_t n = 0;
+  int r = -EAGAIN;
+  if (polls && fds) {
+    list_each(it, &u->polls) {
+      polls[n] = list_entry(it, struct turn_poll, link);
+      fds[n].fd = polls[n]->watch->fd;
+      fds[n].events = polls[n]->watch->events & TURN_READ ? POLLIN : 0;
+      n++;
+    }
+    r = poll(fds, (nfds_t)n, 0) < 0 ? -EAGAIN : 0;
+  }
+  for (size_t i = 0; !r && i < n; i++) {
+    struct turn_watch *w = polls[i]->watch;
+    if (w && (w->events & TURN_READ) && fds[i].revents)
+      visit(w, TURN_READ | (fds[i].revents & POLLHUP ? TURN_HANGUP : 0));
+  }
+  free(fds);
+  free(polls);
+  return r;
 }
 
 static void on_signal(uv_signal_t *s, int signum) {
@@ -126,6 +170,7 @@ int turn_hear_children(struct turn *t, int hears) {
 
 void turn_once(struct turn *t, int waits) {
   uv_run(t->loop, waits ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+  t->after(t);
 }
 
 void turn_run(struct turn *t) {
