@@ -4,14 +4,15 @@
  * the function gets is what a second, strict reading finds at that place (http_strict.c),
  * so nothing is smuggled; a plain request is not refused; the answers are
  * well-formed and as many as the requests, with one refusal at the end at most; and all of it is
- * the same however the bytes are cut and however slowly the client reads.
+ * the same however the bytes are cut and however slowly the client reads, but for the
+ * reason of a refusal (a head may be too large and broken).
  *
  * The input: three bytes that say how, and the bytes of the client, in which FF n c stands
  * for 256 * n bytes c. Byte 0: bit 0, functions may be suspended (--async); bit 1, the
  * client waits at its end instead of closing; bit 2, a third run in which the client
- * vanishes; bit 3, the worker ends with its third request. Bytes 1 and 2: how the second run cuts
- * what the client sends and what it reads. The first letter of a path says what is
- * answered: see `answers`. */
+ * vanishes; bit 3, the worker ends with its third request; bit 4, signals interrupt the
+ * waits of the second run. Bytes 1 and 2: how the second run cuts what the client sends and
+ * what it reads. The first letter of a path says what is answered: see `answers`. */
 #undef NDEBUG /* its asserts are the test */
 #include "http_kernel.h"
 #include "http_strict.h"
@@ -29,7 +30,7 @@ int luaopen_moonfork_http_core(lua_State *L);
 enum { STREAM_MAX = 1 << 18, BODY_MAX = 4000, FIELDS_MAX = 128, ROUNDS = 500 };
 
 struct how {
-  int is_async, is_silent, vanishes, ends_early;
+  int is_async, is_silent, vanishes, ends_early, is_interrupted;
   uint32_t cuts, writes;
 };
 
@@ -202,14 +203,15 @@ static int tick(lua_State *S) {
 }
 
 static int coroutines(lua_State *S) {
-  lua_pushinteger(S, waiting && waited++ < 3 ? 10 : -1);
+  waited++;
+  lua_pushinteger(S, waiting && !strchr("dq", waiting_letter) ? 10 : -1);
   return 1;
 }
 
-/* result(): what is suspended goes on, at its second turn. */
+/* result(): what is suspended goes on, from its second turn on. */
 static int result(lua_State *S) {
   assert(S == L);
-  if (!waiting || waited != 2 || strchr("dq", waiting_letter))
+  if (!waiting || waited < 2 || strchr("dq", waiting_letter))
     return 0;
   lua_pushlightuserdata(L, waiting);
   waiting = NULL;
@@ -399,9 +401,9 @@ static void check_requests(int is_whole) {
     fail(nrequests + 1, "is plain, and was not taken");
 }
 
-/* As many answers as requests, and one refusal at most. */
-static void check_answers(const struct http_kernel *k) {
-  size_t at = 0, n = 0;
+/* As many answers as requests, and one refusal at most: where that begins, or the end. */
+static size_t check_answers(const struct http_kernel *k) {
+  size_t at = 0, n = 0, refusal = k->output_size;
   int is_over = 0;
   lua_rawgeti(L, LUA_REGISTRYINDEX, requests);
   while (at < k->output_size) {
@@ -425,6 +427,8 @@ static void check_answers(const struct http_kernel *k) {
         break;
       fail(n + 1, "its answer is cut");
     }
+    if (n == nrequests && a.status != 100)
+      refusal = at;
     at += a.end;
     if (a.status == 100)
       continue;
@@ -439,6 +443,7 @@ static void check_answers(const struct http_kernel *k) {
   if (n < nrequests && !(n + 1 == nrequests && at < k->output_size))
     fail(n + 1, "has no answer");
   lua_pop(L, 1);
+  return refusal;
 }
 
 static struct http_kernel new_kernel(uint32_t cuts, uint32_t writes) {
@@ -447,6 +452,7 @@ static struct http_kernel new_kernel(uint32_t cuts, uint32_t writes) {
                               .cuts = cuts,
                               .writes = writes,
                               .is_silent = how.is_silent,
+                              .is_interrupted = how.is_interrupted && cuts > 0,
                               .vanishes_at = SIZE_MAX};
 }
 
@@ -459,16 +465,15 @@ static void look(void) {
   struct http_kernel whole = new_kernel(0, 0), cut = new_kernel(how.cuts, how.writes);
   serve(&whole);
   check_requests(1);
-  check_answers(&whole);
-  size_t n = nrequests;
+  size_t refusal = check_answers(&whole), n = nrequests;
   luaL_unref(L, LUA_REGISTRYINDEX, requests);
   serve(&cut);
   check_requests(1);
-  check_answers(&cut);
   if (nrequests != n)
     fail(n, "the pieces have another number of requests");
-  if (cut.output_size != whole.output_size ||
-      (cut.output_size > 0 && memcmp(cut.output, whole.output, cut.output_size) != 0))
+  if (check_answers(&cut) != refusal ||
+      (cut.output_size == refusal) != (whole.output_size == refusal) ||
+      (refusal > 0 && memcmp(cut.output, whole.output, refusal) != 0))
     fail(n, "the pieces have other answers");
   end_run(&cut);
   if (how.vanishes) {
@@ -476,7 +481,9 @@ static void look(void) {
     gone.vanishes_at = stream_size * (how.cuts & 15) / 16;
     serve(&gone);
     check_requests(0);
-    if (nrequests > n || gone.output_size > whole.output_size)
+    size_t same = gone.output_size < refusal ? gone.output_size : refusal;
+    if (nrequests > n || (same > 0 && memcmp(gone.output, whole.output, same) != 0) ||
+        (gone.output_size > refusal && whole.output_size == refusal))
       fail(nrequests, "a client that vanished has more");
     end_run(&gone);
   }
@@ -521,6 +528,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                      .is_silent = data[0] >> 1 & 1,
                      .vanishes = data[0] >> 2 & 1,
                      .ends_early = data[0] >> 3 & 1,
+                     .is_interrupted = data[0] >> 4 & 1,
                      .cuts = 1u + data[1],
                      .writes = data[2]};
   expand(data + 3, size - 3, room);

@@ -75,6 +75,10 @@ WRAPPED(int, epoll_wait, int epoll, struct epoll_event *events, int n, int timeo
   if (!k)
     return __real_epoll_wait(epoll, events, n, timeout);
   assert(++k->calls < 1000 + 40 * (k->size + k->output_size)); /* it comes to an end */
+  if (k->is_interrupted && next_random(&k->cuts) % 8 == 0) {
+    errno = EINTR;
+    return -1;
+  }
   if (!k->was_open && k->is_listening)
     return tell(events, HTTP_LISTENER, EPOLLIN);
   if (k->was_open && !k->is_open)

@@ -17,6 +17,7 @@ struct http_kernel {
   uint32_t writes;    /* the same for what the client reads; it grows in `output` */
   size_t vanishes_at; /* the client is reset when so many bytes of `input` were read */
   int is_silent;      /* the client does not end its side, but waits for a time limit */
+  int is_interrupted; /* now and then, by a signal */
   char *output;
   size_t output_size, output_room;
   int is_open, was_open, is_shut, has_vanished;
