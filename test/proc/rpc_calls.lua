@@ -186,6 +186,30 @@ story.test("RP-17 the serialiser may be strings, or a module on both sides", fun
   rpc = server {serialiser = "app.codec"}
   t.eq(rpc(1, true, "x"), "1,true,x")
   finish(t, rpc)
+  -- One that fails, here and over there: that call alone fails, and says so.
+  t:module("app.picky", [[
+    local codec = {}
+    function codec.encode(value)
+      if value == "raise" then error "not that" end
+      if value == "table" then error{} end
+      if value == "nothing" then return end
+      return value
+    end
+    function codec.decode(text) return text:gsub("!", "") end
+    return codec
+  ]])
+  rpc = server {serialiser = "app.picky"}
+  for value, text in pairs{raise = ".*not that", table = "an error", nothing = "it returned no string"} do
+    local message = "the serialiser's encode: " .. text
+    local _, here = rpc(value)
+    t.error(here, "EINVAL", message)
+    t.eq(here.started, "no")
+    local _, there = rpc(value .. "!")
+    t.error(there, "EINVAL", message)
+    t.eq(there.started, "unknown")
+    t.eq(rpc "good", "good")
+  end
+  finish(t, rpc)
   local p <close> = fork.new()
   t.raises("no%-such%-codec", p.rpc, p, "echo", {serialiser = "no-such-codec"})
 end)
