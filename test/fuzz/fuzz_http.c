@@ -422,13 +422,13 @@ static size_t check_answers(const struct http_kernel *k) {
         strict_read_answer(k->output + at, k->output_size - at, is_to_head, &a);
     if (rc == STRICT_WRONG)
       fail(n + 1, "its answer is malformed");
+    if (n == nrequests && a.status != 100)
+      refusal = at;
     if (rc == STRICT_MORE) {
       if (expected.is_cut || (n == nrequests && a.status >= 400))
         break;
       fail(n + 1, "its answer is cut");
     }
-    if (n == nrequests && a.status != 100)
-      refusal = at;
     at += a.end;
     if (a.status == 100)
       continue;
