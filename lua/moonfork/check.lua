@@ -197,14 +197,15 @@ function check.option_text(where, name, value)
   return value
 end
 
--- A whole number, or nil where the option is not there. most: nil, and the text names
--- no limit.
+-- A whole number, or nil where the option is not there. The text names no limit that is
+-- that of numbers themselves.
 function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
   local n = math.type(value) and math.tointeger(value)
-  if not n or n < least or n > (most or COUNT_MAX) then
+  most = most or COUNT_MAX
+  if not n or n < least or n > most then
     check.option_fail(where, name, ("a whole number from %d%s expected, got %s"):format(least,
-      most and most < math.maxinteger and (" to %d"):format(most) or "", show(value)))
+      most < math.maxinteger and (" to %d"):format(most) or "", show(value)))
   end
   return n
 end
@@ -219,7 +220,7 @@ function check.option_duration(where, name, value, zero)
       zero and "non-negative" or "positive", show(value)))
   end
   if value == math.huge then return check.FOREVER end
-  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+  return math.ceil(math.min(value * 1000.0, MILLISECONDS_MAX)) -- an integer would wrap round
 end
 
 -- A function, or an object that can be called like one.

@@ -129,7 +129,7 @@ function check.option_duration(where, name, value, zero)
       zero and "non-negative" or "positive", check.show(value)))
   end
   if value == math.huge then return check.FOREVER end
-  return math.ceil(math.min(value * 1000, MILLISECONDS_MAX))
+  return math.ceil(math.min(value * 1000.0, MILLISECONDS_MAX)) -- an integer would wrap round
 end
 
 function check.option_flag(where, name, value)

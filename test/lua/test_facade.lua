@@ -63,10 +63,15 @@ story.test("durations and counts mean the same in every options table", function
   t.eq(calls.rpc_options("f", { timeout = 0.0001 }).timeout, 1)
   t.eq(options.read("new", 1, { timeout = 1e300 }).timeout, 0x7fffffff)
   t.eq(calls.rpc_options("f", { timeout = 1e300 }).timeout, 0x7fffffff)
+  for _, long in ipairs { math.maxinteger, math.maxinteger // 1000 + 1 } do -- in milliseconds it wraps round
+    t.eq(options.read("new", 1, { timeout = long }).timeout, 0x7fffffff)
+  end
   -- no limit, and not one of 24 days
   t.eq(options.read("new", 1, { timeout = math.huge }).timeout, nil)
   t.raises("option 'spares.max': a whole number from 0 to 1048576 expected, got 1.5",
     fork.new_exec, { spares = { max = 1.5 } })
+  t.raises("option 'load': a whole number from 1 to 2147483647 expected, got 2147483648", p.pool, p, "f",
+    { load = 2147483648 })
   t.raises("option 'spares': min or max expected", fork.new_exec, { spares = {} })
   t.raises("option 'max': a whole number from 0 to 100000 expected, got 1.5", p.pool, p, "f",
     { max = 1.5 })
