@@ -332,7 +332,7 @@ int job_caller_new(uv_loop_t *loop, struct engine *e, const struct job_caller_op
                    struct job_caller **ret) {
   size_t n = strlen(o->subject) + 1;
   struct job_caller *c;
-  if (n > JOB_SUBJECT_MAX)
+  if (n > JOB_SUBJECT_MAX + 1)
     return -EINVAL;
   c = calloc(1, sizeof *c + n);
   if (c == NULL)
