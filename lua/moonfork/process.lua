@@ -416,8 +416,8 @@ end
 function methods.to_fd(p, callback)
   p = serving(p, "to_fd")
   callback = check.callback(1, "to_fd", callback)
-  if p.is_thread then
-    local err = thread_error "to_fd"
+  local err = not p.err and (p.is_thread and thread_error "to_fd" or p.raw and core.to_fd_refusal(p.raw))
+  if err then -- nothing has changed
     if not callback then return nil, err end
     reactor.post(function() callback(err) end)
     return p.object

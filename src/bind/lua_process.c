@@ -501,12 +501,17 @@ static int l_may_go_on(lua_State *L) { /* may_go_on(raw): may run have no name? 
   return 1;
 }
 
+static int l_to_fd_refusal(lua_State *L) { /* to_fd_refusal(raw) -> error; or nothing */
+  if (!mf_is_remote(bound_check(L, 1)->process))
+    return 0;
+  bound_unsupported(
+      L, "to_fd: a remote process can't be given to another process, which would not "
+         "learn how it and its clones end (start one with fork.remote there)");
+  return 1; /* the error, without the nil before it */
+}
+
 static int l_to_fd(lua_State *L) { /* to_fd(raw, f) */
   struct proc *p = bound_check(L, 1);
-  if (mf_is_remote(p->process))
-    return bound_unsupported(
-        L, "to_fd: a remote process can't be given to another process, which would not "
-           "learn how it and its clones end (start one with fork.remote there)");
   struct completion *c = completion_new(L, p->reactor, &socket_ops, 2);
   return bound_refused(L, p, c, c ? mf_to_fd(p->process, on_socket, c) : -ENOMEM);
 }
@@ -601,6 +606,7 @@ const luaL_Reg bind_process_functions[] = {
     {"run", l_run},
     {"may_go_on", l_may_go_on},
     {"to_fd", l_to_fd},
+    {"to_fd_refusal", l_to_fd_refusal},
     {"run_quiet", l_run_quiet},
     {"is_remote", l_is_remote},
     {"finish", l_finish},

@@ -157,6 +157,20 @@ story.test("AF-47 a forked copy of the parent gets its own template, old objects
     t.eq(t.ask(fork.new(), "return tostring(package.loaded)"), image)
   end)
 
+story.test("a remote process that can't be given away is as it was", function(t)
+  local command = { os.getenv "MOONFORK_REMOTE", "agent", os.getenv "MOONFORK_TEMPLATE" }
+  local p = fork.remote { command = command }:eval "function twice(x) return 2 * x end"
+  t.error(select(2, p:to_fd()), "UNSUPPORTED", "^to_fd: ")
+  local told
+  t.eq(p:to_fd(function(err) told = err end), p)
+  t.eq(told, nil)
+  t.within(10, function() return told end)
+  t.error(told, "UNSUPPORTED", "^to_fd: ")
+  local rpc = p:rpc "twice"
+  t.eq(rpc(4), 8)
+  rpc:close()
+end)
+
 story.test("AF-47 the copy's end does not end the original's processes", function(t)
   local p = fork.new():require "actor"
   local q = fork.new():require "actor"
