@@ -242,12 +242,42 @@ static void test_all_is_closed_when_the_call_returns(void **state) {
   mf_close(p, NULL, NULL);
 }
 
+static void count_handle(uv_handle_t *handle, void *n) {
+  ++*(int *)n;
+}
+
+/* The loop kept the handles that had been made for a process that then was none, for ever
+ * if no other came. */
+static void test_a_refusal_leaves_nothing_on_the_loop(void **state) {
+  const char *command[] = {"sh", "-c", "exit 0", NULL};
+  int file = open("/proc/self/stat", O_RDONLY);
+  assert_true(file >= 0);
+  for (int way = 0; way < 3; way++) {
+    mf_process *none = NULL;
+    mf_options o = MF_OPTIONS_INIT;
+    int handles = 0;
+    o.loop = &loop;
+    o.command = way == 0 ? NULL : command;
+    o.program = way == 1 ? "/bin/true" : NULL;
+    if (way == 2)
+      o.stdio[1] = (mf_stdio){MF_STDIO_FD, file};
+    assert_int_equal(mf_remote(&o, &none), way == 2 ? MF_EUNSUPPORTED : MF_EINVAL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    uv_walk(&loop, count_handle, &handles);
+    assert_int_equal(handles, 0);
+  }
+  close(file);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
   const struct CMUnitTest tests[] = {
-      T(test_fork_run_handles_and_status),         T(test_calls_and_kill),
-      T(test_what_can_not_travel_is_refused),      T(test_a_command_that_leads_nowhere),
+      T(test_fork_run_handles_and_status),
+      T(test_calls_and_kill),
+      T(test_what_can_not_travel_is_refused),
+      T(test_a_command_that_leads_nowhere),
       T(test_all_is_closed_when_the_call_returns),
+      T(test_a_refusal_leaves_nothing_on_the_loop),
   };
   return cmocka_run_group_tests_name("remote_host", tests, NULL, NULL);
 }

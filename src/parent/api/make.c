@@ -183,11 +183,13 @@ int mf_remote(const mf_options *options, mf_process **ret) {
   struct context *ctx;
   mf_options o;
   int r = ret ? open_context(options, &o, &ctx) : MF_EINVAL;
-  if (!r && (!o.command || !*o.command || !**o.command || o.program))
+  if (r)
+    return r;
+  if (!o.command || !*o.command || !**o.command || o.program)
     r = MF_EINVAL;
-  if (!r)
+  else
     r = check_streams(&o);
-  return r ? r : made(ctx, make_exec(ctx, &o, ret));
+  return made(ctx, r ? r : make_exec(ctx, &o, ret));
 }
 
 int process_make(struct context *ctx, int exec, const mf_options *o, mf_process **ret) {
