@@ -38,6 +38,7 @@ static struct beat beat;
 static struct tables tables;
 static struct records records;
 static struct intake intake;
+static char **words; /* as in remote/ends.h */
 static const char *program;
 static int leash[2] = {-1, -1};
 static size_t nlate;      /* bytes of `ended` that can go; behind them */
@@ -229,7 +230,8 @@ static void on_command(struct mux *m) {
 
 static int start_template(void) {
   char boot[sizeof PROTO_BOOT_ARG + 24];
-  char *argv[] = {(char *)(uintptr_t)program, boot, NULL};
+  char *path = words[1], *cpath = path ? words[2] : NULL;
+  char *argv[] = {words[0], boot, path, cpath, NULL};
   int pair[2], output[2], null_fd, intake_fd, r;
   pid_t pid = 0;
   intake_init(&intake, &mux, &intake_ops, &intake_fd);
@@ -417,9 +419,10 @@ static void after(struct turn *t) {
     look_for_ends();
 }
 
-int remote_agent(const char *template_program) {
+int remote_agent(char **template_words) {
   int rfd, wfd, r;
-  program = template_program;
+  words = template_words;
+  program = words[0];
   signal(SIGPIPE, SIG_IGN);
   r = isatty(0) || isatty(1) ? -ENOTSUP : take_stream(&rfd, &wfd);
   if (!r)

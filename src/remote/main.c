@@ -9,9 +9,9 @@
 int main(int argc, char **argv) {
   if (argc > 2 && strcmp(argv[1], "near") == 0)
     return remote_near(argv + 2);
-  if (argc == 3 && strcmp(argv[1], "agent") == 0) {
+  if ((argc == 3 || argc == 5) && strcmp(argv[1], "agent") == 0) {
     signal(SIGINT, SIG_IGN); /* Ctrl-C, on a terminal that the command shares */
-    return remote_agent(argv[2]);
+    return remote_agent(argv + 2);
   }
   fprintf(
       stderr,

@@ -195,6 +195,26 @@ story.test("ssh: a real sshd on 127.0.0.1 with its own keys", { root = true, dea
   t.match(err.message, "denied")
 end)
 
+-- Lua's own path does not lead to what is installed under a prefix of one's own, here and there.
+story.test("modules over there are looked for where `moonfork agent` looks for them", function(t)
+  local program = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork"
+  local folder, out, log = t:tmp(), t:file("out", ""), t:tmp() .. "/log"
+  t:file("elsewhere.lua", "return {name = function() return 'there' end, twice = function(x) return 2 * x end}")
+  local agent = ("exec env -u LUA_PATH_5_4 LUA_PATH='%s/?.lua;%s' '%s' agent --program '%s'"):format(folder,
+    package.path, program, TEMPLATE)
+  local p = fork.remote {command = {"sh", "-c", agent}}
+  local rpc = p:require "elsewhere":rpc "elsewhere:name"
+  t.eq(rpc(), "there")
+  rpc:close()
+  p = fork.remote {command = {"sh", "-c", agent}, path = "/nowhere/?.lua"}
+  t.error(select(2, p:require "elsewhere":run "f"), "REMOTE", "no file '/nowhere/elsewhere.lua'")
+  local _, _, code = os.execute(("seq 3 | '%s' map --joblog '%s' --on \"%s\" -l elsewhere elsewhere:twice >'%s' 2>&1")
+    :format(program, log, agent, out))
+  t.eq(t.read(out), "2\n4\n6\n")
+  t.eq(code, 0)
+  t.match(t.read(log), "\n3\t")
+end)
+
 story.test("moonfork run --on: a connection that is lost is told", function(t)
   local program, out = os.getenv "MOONFORK_BUILD" .. "/src/program/moonfork", t:file "out"
   -- The agent is killed when the function runs.

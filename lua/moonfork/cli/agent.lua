@@ -21,7 +21,8 @@ it. It ends with its standard input, and everything that it has started ends wit
 
 function command.main(options)
   local remote, template = require("moonfork.load").programs()
-  local _, message = require("moonfork.clone").exec(remote, {remote, "agent", options.program or template})
+  local words = {remote, "agent", options.program or template, package.path, package.cpath}
+  local _, message = require("moonfork.clone").exec(remote, words)
   cli.fail(cli.UNUSABLE, "%s can't be executed: %s", remote, message)
 end
 

@@ -22,6 +22,7 @@
 #include <lauxlib.h>
 #include <lualib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- the interpreter ---- */
@@ -113,14 +114,31 @@ static void prepare_hot_page(lua_State *L, struct heap *heap, int opens_math) {
   heap_set_hot(heap, HEAP_HOT_NONE);
 }
 
-void script_set_paths(lua_State *L, const struct options *o) {
+static void set_paths(lua_State *L, struct text path, struct text cpath) {
   int top = lua_gettop(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, LUA_LOADLIBNAME) == LUA_TTABLE) {
-    set_path(L, "path", o->path);
-    set_path(L, "cpath", o->cpath);
+    set_path(L, "path", path);
+    set_path(L, "cpath", cpath);
   }
   lua_settop(L, top);
+}
+
+void script_set_paths(lua_State *L, const struct options *o) {
+  set_paths(L, o->path, o->cpath);
+}
+
+static struct text default_path, default_cpath;
+
+/* The words of a command line become a title later. */
+static struct text text_copy(const char *s) {
+  char *copy = strdup(s);
+  return (struct text){copy, copy ? strlen(copy) : 0};
+}
+
+void script_set_defaults(const char *path, const char *cpath) {
+  default_path = text_copy(path);
+  default_cpath = text_copy(cpath);
 }
 
 static int l_open(lua_State *L) {
@@ -141,6 +159,7 @@ static int l_open(lua_State *L) {
     luaL_openlibs(L);
   }
   lua_settop(L, 0);
+  set_paths(L, default_path, default_cpath);
   script_set_paths(L, job->o);
   return 0;
 }

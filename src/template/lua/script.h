@@ -15,6 +15,8 @@ int script_open(struct server *s, const struct options *o);
 int script_load(struct server *s, const struct options *o);
 /* package.path and package.cpath, where the options have them. May raise. */
 void script_set_paths(lua_State *L, const struct options *o);
+/* The same of new interpreters whose options have none: what an agent has found over there. */
+void script_set_defaults(const char *path, const char *cpath);
 /* What connects the interpreter with this process's record. */
 void script_attach(struct server *s);
 /* Prepares s->L, new or given: random numbers, os.exit, the modules of a clone. */

@@ -137,7 +137,7 @@ void entry_born(struct server *s) {
 
 /* ---- programs ---- */
 
-/* "--moonfork-template=3,4". 0 when the argument is one. */
+/* "--moonfork-template=3,4", perhaps with a third number. 0 when the argument is one. */
 static int parse_boot(const char *arg, struct template_entry *ret) {
   const size_t n = sizeof PROTO_BOOT_ARG - 1;
   char *end;
@@ -174,8 +174,11 @@ int mf_template_check(int argc, char **argv, const mf_template_options *options)
   static struct template_entry entry;
   static mf_template_options full;
   image_check_fresh(argc, argv);
-  if (argc != 2 || parse_boot(argv[1], &entry) < 0)
+  int has_paths = argc == 4; /* the agent's (remote/ends.h) */
+  if ((argc != 2 && !has_paths) || parse_boot(argv[1], &entry) < 0)
     return 0;
+  if (has_paths)
+    script_set_defaults(argv[2], argv[3]);
   if (template_options_load(options, &full) < 0) {
     fprintf(stderr, "moonfork: the size of mf_template_options is not set; start from "
                     "MF_TEMPLATE_OPTIONS_INIT\n");
