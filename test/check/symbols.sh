@@ -40,6 +40,7 @@ symbols_of() {
   soname=$(readelf -d "$1" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')
   packaged=debian/$2.symbols
   echo "$soname $2 #MINVER#"
+  echo "* Build-Depends-Package: $(echo "$2" | sed "s/[0-9]*$/-dev/")"
   exported "$1" | LC_ALL=C sort | while read -r name; do
     line=$(sed -n "/^$soname /,/^lib/s/^ $name@Base .*/&/p" "$packaged" 2>/dev/null | head -n 1)
     echo "${line:- $name@Base $(./dev version)}"
