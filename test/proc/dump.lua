@@ -128,7 +128,7 @@ end)
 -- What nobody reads here stops its channel only, and is seen in the text.
 story.test("dump: a link with its channels, their credit and its last sign of life", function(t)
   local silent = fork.remote{command = {"sh", "-c", "exec sleep 1000"}}
-  local p = remote.over(nil, {beat = 0.05, name = "far"})
+  local p = remote.over(nil, {beat = 0.5, name = "far"})
   t.ok(line_with(fork.dump(), "link: no agent has greeted"), fork.dump())
   p:eval "function flood(s) s:write(('x'):rep(1000000)) end"
   local socket = assert(p:fork():run "flood")
@@ -137,7 +137,7 @@ story.test("dump: a link with its channels, their credit and its last sign of li
     return line_with(fork.dump(), "channel", "262144 bytes not read here")
   end)
   local text = fork.dump()
-  local line = line_with(text, "link: connected", "a beat every 0.050 s", "window 262144 bytes")
+  local line = line_with(text, "link: connected", "a beat every 0.500 s", "window 262144 bytes")
   t.ok(line and tonumber(line:match "last sign of life (%d+%.%d+) s ago"), text)
   t.ok(#line_with(text, '"far"'):match "^ *" < #line:match "^ *", "a link stands below its process")
   t.ok(line_with(text, "channel 1 (the template's)", "bytes may be sent"), text)
