@@ -84,6 +84,12 @@ struct story *story_new(void) {
   return s;
 }
 
+struct story *story_begun(void) {
+  struct story *s = story_new();
+  begin(s);
+  return s;
+}
+
 int call_with(struct story *s, const void *data, size_t n, unsigned timeout_ms) {
   mf_message m = {data, n, NULL, 0};
   mf_call_options o = MF_CALL_OPTIONS_INIT;

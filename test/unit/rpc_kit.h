@@ -45,8 +45,9 @@ void on_drain(void *data);
 extern struct story *now;
 
 void on_reply(const mf_error *e, const mf_message *m, void *data);
-void begin(struct story *s);
 struct story *story_new(void);
+void begin(struct story *s);     /* its rpc, with s->options */
+struct story *story_begun(void); /* both, with the default options */
 int call_with(struct story *s, const void *data, size_t n, unsigned timeout_ms);
 int call(struct story *s, const char *text);
 void on_gone(mf_rpc *rpc, void *data);

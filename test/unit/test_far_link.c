@@ -252,25 +252,40 @@ static void on_unmade_socket(struct far_fork *fork, int fd) {
   told++;
 }
 
+/* The link of a far template that takes forks. Those that are answered without a socket
+ * are counted in `told`. */
+static struct far_link *make_fork_link(struct story *s, mf_process **ret_template,
+                                       int *ret_near_end, int *ret_far_end) {
+  static struct far_ops ops;
+  struct far_link *far;
+  *ret_template = make_far_template(s, ret_near_end, ret_far_end);
+  far = (*ret_template)->far;
+  ops = *far->ops;
+  ops.on_socket = on_unmade_socket;
+  told = 0;
+  far->ops = &ops;
+  far->page->takes_forks = 1;
+  far->page->root_limit = 1 << 20;
+  return far;
+}
+
+static int ask(struct far_link *far, struct far_fork *fork) {
+  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
+  return far_fork(far, fork, &command, "ork", 4);
+}
+
 /* Forks that were forgotten had no place any more, while the near end might still hold
  * their sockets: it then had none for those of later forks, whose words were lost. */
 static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   struct story *s = story_new();
   int near_end, far_end;
-  mf_process *t = make_far_template(s, &near_end, &far_end);
-  struct far_link *far = t->far;
-  struct far_ops ops = *far->ops;
+  mf_process *t;
+  struct far_link *far = make_fork_link(s, &t, &near_end, &far_end);
   struct far_fork forks[LINK_FORKS_MAX], another;
   uint32_t tokens[LINK_FORKS_MAX];
-  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
-  ops.on_socket = on_unmade_socket;
-  far->ops = &ops;
-  told = 0;
-  far->page->takes_forks = 1;
-  far->page->root_limit = 1 << 20;
   for (int i = 0; i < LINK_FORKS_MAX; i++) {
     assert_int_equal(far_fork_may(far, 5, 0), 1);
-    assert_int_equal(far_fork(far, &forks[i], &command, "ork", 4), 0);
+    assert_int_equal(ask(far, &forks[i]), 0);
     tokens[i] = forks[i].token;
   }
   assert_int_equal(far_fork_may(far, 5, 0), 0);
@@ -282,7 +297,7 @@ static void test_forgotten_forks_count_until_they_are_answered(void **state) {
   say(s, near_end, LINK_ENDED, &tokens[0], 1);
   sim_run(s->sim);
   assert_int_equal(far_fork_may(far, 5, 0), 1);
-  assert_int_equal(far_fork(far, &another, &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &another), 0);
   assert_int_equal(far_fork_may(far, 5, 0), 0);
   for (int i = 1; i < LINK_FORKS_MAX; i++)
     say(s, near_end, LINK_ENDED, &tokens[i], 1);
@@ -313,23 +328,17 @@ static unsigned next_of(struct story *s, int end, struct link_frame *ret) {
 static void test_forks_that_the_program_writes_itself(void **state) {
   struct story *s = story_new();
   int near_end, far_end, input[2];
-  mf_process *t = make_far_template(s, &near_end, &far_end);
-  struct far_link *far = t->far;
-  struct far_ops ops = *far->ops;
+  mf_process *t;
+  struct far_link *far = make_fork_link(s, &t, &near_end, &far_end);
   struct far_fork forks[5];
   struct link_frame f;
-  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
-  ops.on_socket = on_unmade_socket;
-  far->ops = &ops;
-  far->page->takes_forks = 1;
-  far->page->root_limit = 1 << 20;
   assert_int_equal(s->context->backend->ops->pair(s->context->backend, input), 0);
   far->input = input[0];
   far_end = sim_far_end(s->sim, input[0]);
   while (next_of(s, near_end, &f))
     ;
   far->page->npassed = (uint32_t)far->page->nsaid;
-  assert_int_equal(far_fork(far, &forks[0], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[0]), 0);
   assert_int_equal(next_of(s, far_end, &f), LINK_CLONE);
   assert_int_equal(f.channel, LINK_EARLY_FIRST);
   assert_int_equal(next_of(s, near_end, &f), 0);
@@ -337,18 +346,18 @@ static void test_forks_that_the_program_writes_itself(void **state) {
   assert_int_equal(far->page->early[0].token, forks[0].token);
   assert_int_equal(far->page->early[0].size, 5);
   far->page->is_claimed = 1; /* the near end writes */
-  assert_int_equal(far_fork(far, &forks[1], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[1]), 0);
   assert_int_equal(next_of(s, near_end, &f), LINK_FORK);
   far->page->is_claimed = 0;
-  assert_int_equal(far_fork(far, &forks[2], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[2]), 0);
   assert_int_equal(next_of(s, near_end, &f), LINK_FORK); /* the side was not passed on */
   far->page->npassed = (uint32_t)far->page->nsaid;
   s->sim->send_error = -EPIPE; /* nobody reads it */
-  assert_int_equal(far_fork(far, &forks[3], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[3]), 0);
   assert_int_equal(next_of(s, near_end, &f), LINK_FORK);
   assert_int_equal(far->page->nbegun, 1);
   far->page->npassed = (uint32_t)far->page->nsaid;
-  assert_int_equal(far_fork(far, &forks[4], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[4]), 0);
   assert_int_equal(next_of(s, far_end, &f), LINK_CLONE);
   assert_int_equal(f.channel, LINK_EARLY_FIRST + 4);
   assert_int_equal(far->nasked, 5);
@@ -361,10 +370,9 @@ static void test_forks_that_the_program_writes_itself(void **state) {
 }
 
 static void fork_and_end(struct story *s, struct far_link *far, int near_end) {
-  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
   struct far_fork fork;
   uint32_t before = told;
-  assert_int_equal(far_fork(far, &fork, &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &fork), 0);
   far_fork_attend(far, &fork, 0);
   say(s, near_end, LINK_ENDED, &fork.token, 1);
   sim_run(s->sim);
@@ -378,14 +386,9 @@ static void fork_and_end(struct story *s, struct far_link *far, int near_end) {
 static void test_a_row_of_forks_is_said_to_be_one(void **state) {
   struct story *s = story_new();
   int near_end, far_end;
-  mf_process *t = make_far_template(s, &near_end, &far_end);
-  struct far_link *far = t->far;
-  struct far_ops ops = *far->ops;
-  ops.on_socket = on_unmade_socket;
-  far->ops = &ops;
+  mf_process *t;
+  struct far_link *far = make_fork_link(s, &t, &near_end, &far_end);
   far->is_listening = 0; /* nobody waits for an end */
-  far->page->takes_forks = 1;
-  far->page->root_limit = 1 << 20;
   for (int round = 0; round < 2; round++) {
     for (int i = 0; i < 4; i++) {
       assert_int_equal(far_fork_is_row(far), 0);
@@ -430,18 +433,12 @@ static void test_a_row_ends_with_a_process_whose_answer_was_watched(void **state
 static void test_an_answer_that_is_polled_for_is_not_watched(void **state) {
   struct story *s = story_new();
   int near_end, far_end;
-  mf_process *t = make_far_template(s, &near_end, &far_end);
-  struct far_link *far = t->far;
-  struct far_ops ops = *far->ops;
-  struct link_fork command = {.command = (const unsigned char *)"f", .n = 1};
+  mf_process *t;
+  struct far_link *far = make_fork_link(s, &t, &near_end, &far_end);
   struct far_fork forks[2];
-  ops.on_socket = on_unmade_socket;
-  far->ops = &ops;
   far->is_listening = 0; /* nobody waits for an end */
-  far->page->takes_forks = 1;
-  far->page->root_limit = 1 << 20;
   for (int i = 0; i < 2; i++) {
-    assert_int_equal(far_fork(far, &forks[i], &command, "ork", 4), 0);
+    assert_int_equal(ask(far, &forks[i]), 0);
     far_fork_attend(far, &forks[i], i == 0);
     assert_int_equal(far->watch.events, i == 0 ? WATCH_HANGUP : WATCH_READ);
     assert_int_equal(far_fork_attended_fd(far, &forks[i]), i == 0 ? far->fd : -1);
@@ -460,7 +457,7 @@ static void test_an_answer_that_is_polled_for_is_not_watched(void **state) {
   assert_int_equal(told, 2);
   far_fork_forget(far, &forks[0]);
   far_fork_forget(far, &forks[1]);
-  assert_int_equal(far_fork(far, &forks[0], &command, "ork", 4), 0);
+  assert_int_equal(ask(far, &forks[0]), 0);
   far_fork_attend(far, &forks[0], 1);
   far_fork_forget(far, &forks[0]); /* its answer comes all the same */
   assert_int_equal(far->watch.events, WATCH_READ);

@@ -14,9 +14,8 @@
 /* ---- the plain way ---- */
 
 static void test_calls_before_the_process_is_up_are_sent_later(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
-  begin(s);
   call(s, "one");
   call(s, "two");
   far_run(s->far);
@@ -34,8 +33,7 @@ static void test_calls_before_the_process_is_up_are_sent_later(void **state) {
 }
 
 static void test_orderly_end_comes_after_outstanding_calls(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "one");
   far_run(s->far);
   mf_rpc_close(s->rpc, on_gone, s);
@@ -53,9 +51,8 @@ static void test_orderly_end_comes_after_outstanding_calls(void **state) {
 }
 
 static void test_events_and_results_keep_their_order(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
-  begin(s);
   call(s, "a");
   call(s, "b");
   far_run(s->far);
@@ -95,12 +92,11 @@ static void test_answer_out_of_order(void **state) {
 }
 
 static void test_long_bodies_go_and_come_in_parts(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   size_t n = 3 * FRAME_BODY_MAX + 5, at = 0;
   char *big = calloc(1, n);
   unsigned char header[FRAME_HEADER_SIZE];
   struct far_node *w;
-  begin(s);
   assert_int_equal(call_with(s, big, n, 0), 0);
   s->sim->send_limit = 100001;
   far_run(s->far);
@@ -160,11 +156,10 @@ static void test_long_bodies_are_the_callers_again(void **state) {
 /* Whatever the pieces in which it arrives: the bytes, the order, and what comes behind.
  */
 static void answer_in_pieces(size_t piece) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   size_t n = FRAME_BODY_MAX + 30000, at = 0;
   unsigned char *bytes = calloc(1, n + 200), *end = bytes;
   struct far_node *w;
-  begin(s);
   call(s, "a");
   call(s, "b");
   far_run(s->far);
@@ -312,10 +307,9 @@ static void test_what_the_kernel_cannot_take_now_is_tried_again(void **state) {
 /* ---- time and cancelling ---- */
 
 static void test_late_answers_are_dropped_and_counted(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   mf_rpc_stats stats = {.size = sizeof stats};
   struct far_node *w;
-  begin(s);
   call_with(s, "a", 1, 50);
   call_with(s, "b", 1, 0);
   far_run(s->far);
@@ -344,9 +338,8 @@ static void test_late_answers_are_dropped_and_counted(void **state) {
 }
 
 static void test_parked_calls_that_are_cancelled_are_never_sent(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   char big[60000] = {0};
-  begin(s);
   far_run(s->far);
   s->sim->full = 1;
   call_with(s, big, sizeof big, 0);
@@ -434,8 +427,7 @@ static void test_lent_parts_are_given_back_once(void **state) {
 }
 
 static void test_an_old_call_keeps_its_number(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "stays");
   far_run(s->far);
   for (int i = 0; i < 1000; i++) {

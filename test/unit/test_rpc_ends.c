@@ -19,9 +19,8 @@
 /* ---- deaths ---- */
 
 static void test_replies_come_before_the_death(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
-  begin(s);
   call(s, "a");
   call(s, "b");
   far_run(s->far);
@@ -43,8 +42,7 @@ static void test_replies_come_before_the_death(void **state) {
 }
 
 static void test_idle_death_is_an_error_with_the_status(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   far_run(s->far);
   far_die(s->far, far_worker(s->far, 0), 3 << 8);
   far_run(s->far);
@@ -113,9 +111,8 @@ static void test_process_that_cannot_be_forked_fails_the_calls(void **state) {
 
 /* Half-close: its end of file alone is its end, and then it is not left alive. */
 static void test_closed_socket_of_a_living_process(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
-  begin(s);
   call(s, "x");
   far_run(s->far);
   w = far_worker(s->far, 0);
@@ -129,11 +126,10 @@ static void test_closed_socket_of_a_living_process(void **state) {
   story_free(s);
 }
 
-/* One that has said goodbye may still have to write or to finalise: it is killed after
- * ten seconds, though the close has no limit of its own. */
-static void test_what_has_said_goodbye_has_time_to_end(void **state) {
+/* An rpc is closed; its clone says goodbye, hangs up, and stays. */
+static struct story *story_of_a_goodbye(unsigned grace_ms) {
   struct story *s = story_new();
-  s->options.grace_ms = MF_NO_TIMEOUT;
+  s->options.grace_ms = grace_ms;
   begin(s);
   call(s, "x");
   far_run(s->far);
@@ -146,6 +142,13 @@ static void test_what_has_said_goodbye_has_time_to_end(void **state) {
   far_say(s->far, w, RPC_BYE, 0, NULL, 0);
   sim_hang_up(s->sim, w->fd);
   w->fd = -1;
+  return s;
+}
+
+/* One that has said goodbye may still have to write or to finalise: it is killed after
+ * ten seconds, though the close has no limit of its own. */
+static void test_what_has_said_goodbye_has_time_to_end(void **state) {
+  struct story *s = story_of_a_goodbye(MF_NO_TIMEOUT);
   far_run(s->far);
   far_advance(s->far, CALLS_GRACE_MS - 1);
   assert_int_equal(far_nworkers(s->far), 1);
@@ -160,20 +163,7 @@ static void test_what_has_said_goodbye_has_time_to_end(void **state) {
 
 /* The close waits no longer than its grace for one that a signal does not end. */
 static void test_what_has_said_goodbye_and_stays_is_given_up(void **state) {
-  struct story *s = story_new();
-  s->options.grace_ms = CALLS_GRACE_MS / 5;
-  begin(s);
-  call(s, "x");
-  far_run(s->far);
-  struct far_node *w = far_worker(s->far, 0);
-  far_result(s->far, w, 0, "X");
-  far_run(s->far);
-  s->far->deaf = 1;
-  mf_rpc_close(s->rpc, on_gone, s);
-  far_run(s->far);
-  far_say(s->far, w, RPC_BYE, 0, NULL, 0);
-  sim_hang_up(s->sim, w->fd);
-  w->fd = -1;
+  struct story *s = story_of_a_goodbye(CALLS_GRACE_MS / 5);
   sim_run(s->sim);
   sim_advance(s->sim, CALLS_GRACE_MS / 5);
   sim_run(s->sim);
@@ -188,10 +178,9 @@ static void test_what_has_said_goodbye_and_stays_is_given_up(void **state) {
 
 /* A grandchild holds the socket: the exit is enough. */
 static void test_exit_without_end_of_file(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
   int fd;
-  begin(s);
   call(s, "x");
   call(s, "y");
   far_run(s->far);
@@ -212,10 +201,9 @@ static void test_exit_without_end_of_file(void **state) {
 static void test_exit_without_end_of_what_is_written(void **state) {
   enum { EVENTS = 256, SIZE = 64 * 1024, ENOUGH = 4 << 20 };
   static char body[SIZE];
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
   int fd;
-  begin(s);
   call(s, "x");
   far_run(s->far);
   w = far_worker(s->far, 0);
@@ -331,10 +319,9 @@ static void test_wrong_version_is_named(void **state) {
 }
 
 static void test_double_answer(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
   uint64_t id;
-  begin(s);
   call(s, "x");
   far_run(s->far);
   w = far_worker(s->far, 0);
@@ -494,10 +481,9 @@ static void test_torn_header_and_death(void **state) {
 }
 
 static void test_events_without_end_leave_the_loop_its_turns(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
   int most = 0;
-  begin(s);
   far_run(s->far);
   w = far_worker(s->far, 0);
   for (int i = 0; i < 20000; i++)

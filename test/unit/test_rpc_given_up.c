@@ -12,9 +12,8 @@
 
 /* Numbers share places: an old one must not find the call that has its place now. */
 static void test_an_old_number_finds_no_newer_call(void **state) {
-  struct story *s = story_new();
+  struct story *s = story_begun();
   struct far_node *w;
-  begin(s);
   far_run(s->far);
   w = far_worker(s->far, 0);
   assert_int_equal(call(s, "first"), 0);
@@ -42,8 +41,7 @@ static void test_an_old_number_finds_no_newer_call(void **state) {
 }
 
 static void test_abort_cancels_everything_in_silence(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "a");
   far_run(s->far);
   call(s, "b");
@@ -58,8 +56,7 @@ static void test_abort_cancels_everything_in_silence(void **state) {
 }
 
 static void test_close_before_the_process_is_up(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "a");
   mf_rpc_close(s->rpc, on_gone, s);
   far_run(s->far);
@@ -72,8 +69,7 @@ static void test_close_before_the_process_is_up(void **state) {
 
 /* A call that is never answered does not hold up the close for ever. */
 static void test_close_ends_when_nothing_comes(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "a");
   call(s, "b");
   far_run(s->far);
@@ -96,8 +92,7 @@ static void test_close_ends_when_nothing_comes(void **state) {
 
 /* One that was given up and stays in its function is killed before it is forgotten. */
 static void test_abort_ends_a_clone_that_does_not_leave(void **state) {
-  struct story *s = story_new();
-  begin(s);
+  struct story *s = story_begun();
   call(s, "a");
   far_run(s->far);
   s->far->deaf = 1;
