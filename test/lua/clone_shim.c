@@ -3,6 +3,7 @@
 #include "os/fd.h"
 #include "socket/socket_module.h"
 #include "template/audit/audit.h"
+#include "template/lua/clone_exec.h"
 #include "template/lua/clone_posix.h"
 
 #include <fcntl.h>

@@ -2,7 +2,7 @@
 
 #include "os/term.h"
 #include "template/fork/clone.h"
-#include "template/lua/clone_posix.h"
+#include "template/lua/clone_exec.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
 #include "template/server/signals.h"

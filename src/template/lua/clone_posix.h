@@ -3,10 +3,7 @@
  * nothing here needs a clone, in a parent that required moonfork.clone.
  *
  * In detail:
- *  - exec(file, argv): argv begins with the name that the program sees as its own (a
- * field 0, as luaposix has it, comes before that). env is a table of changes, false
- * unsets. What is not close-on-exec stays open besides fds. It returns only on failure,
- * with nil, message, errno, and has changed nothing then;
+ *  - exec(file, argv [, options]): clone_exec.h;
  *  - fork() gives 0 in the new process, its pid in the old one;
  *  - waitpid([pid [, "nohang"]]) gives the pid and {code=, signal=, core=}, or 0 when
  *    nothing has ended yet. In a template wait by pid: its clones are reaped by itself;
@@ -23,10 +20,6 @@
 
 /* Sets the functions as fields of the table at module_index. */
 void clone_posix_open(lua_State *L, int module_index);
-/* Set by the template: called by exec, it gives the number of this process's armed leash
- * (borrowed), of which exec lets a duplicate live on in the program, or -1: none. NULL is
- * none, too. */
-extern int (*clone_exec_prepare)(void);
 /* This thread is the clone from now on, by that number: it can neither fork nor exec,
  * which would be its process's. */
 void clone_posix_thread(int number);

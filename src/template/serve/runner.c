@@ -7,6 +7,7 @@
 #include "os/sock.h"
 #include "socket/sys.h"
 #include "template/fork/atfork.h"
+#include "template/lua/clone_exec.h"
 #include "template/lua/clone_posix.h"
 #include "template/lua/on_term.h"
 #include "template/lua/script.h"
