@@ -5,6 +5,7 @@
 #include "nats/call_times.h"
 #include "nats/envelope.h"
 #include "nats/room.h"
+#include <moonfork/nats.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -434,6 +435,24 @@ static void test_durations(void **state) {
   assert_int_equal(p.p90_us, 10);
 }
 
+static void test_options_begin_as_their_macros(void **state) {
+  const mf_job_options job = MF_JOB_OPTIONS_INIT;
+  const mf_nats_options nats = MF_NATS_OPTIONS_INIT;
+  mf_job_options j;
+  mf_nats_options n;
+  memset(&j, 0xff, sizeof j);
+  memset(&n, 0xff, sizeof n);
+  mf_job_options_init(&j);
+  mf_nats_options_init(&n);
+  assert_true(j.size == job.size && j.id == job.id && j.id_length == job.id_length &&
+              j.delay_ms == job.delay_ms && j.tries == job.tries &&
+              j.lease_ms == job.lease_ms && j.timeout_ms == job.timeout_ms);
+  assert_true(n.size == nats.size && n.url == nats.url && n.subject == nats.subject &&
+              n.beat_ms == nats.beat_ms && n.silent_ms == nats.silent_ms);
+  mf_job_options_init(NULL);
+  mf_nats_options_init(NULL);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_calls_there_and_back),
@@ -451,6 +470,7 @@ int main(void) {
       cmocka_unit_test(test_silent_nodes_are_gone),
       cmocka_unit_test(test_strangers_fill_no_memory),
       cmocka_unit_test(test_durations),
+      cmocka_unit_test(test_options_begin_as_their_macros),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
