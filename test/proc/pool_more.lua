@@ -1,6 +1,7 @@
 -- Pools (doc/rpc.md): what they tell of themselves. Real processes.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 
 local FUNCTIONS = [[
   local clone = require "moonfork.clone"
@@ -15,12 +16,7 @@ local function template()
   return fork.new():eval(FUNCTIONS)
 end
 
--- Ends it and waits for that.
-local function finish(t, pool)
-  t.got(pool:drain(10))
-  pool:close()
-  t.eq(pool:stats().workers, 0)
-end
+local finish = services.finish_pool
 
 -- One worker, three calls: each waits for those before it, and runs for itself.
 story.test("PM-01 time in the queue and time in a worker are told apart", function(t)

@@ -2,6 +2,7 @@
 -- its copy is the template of the later ones. Real processes.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 local kit = story.kit
 
 local FUNCTIONS = [[
@@ -17,10 +18,7 @@ local function template(more)
   return fork.new():eval(FUNCTIONS):eval(more or "")
 end
 
-local function finish(t, pool)
-  t.got(pool:drain(10))
-  pool:close()
-end
+local finish = services.finish_pool
 
 -- Asks every worker of a pool with load 1; gives their answers.
 local function ask_all(t, pool, n, ...)

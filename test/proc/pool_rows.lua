@@ -2,6 +2,7 @@
 -- deaths, retirement, limits, map. Real processes.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 local kit = story.kit
 local templates = require "templates"
 
@@ -22,25 +23,8 @@ local function template()
   return fork.new():eval(FUNCTIONS)
 end
 
--- Ends it and waits for that.
-local function finish(t, pool)
-  t.got(pool:drain(10))
-  pool:close()
-  t.eq(pool:stats().workers, 0)
-end
-
-local function collect(pool, n, ...)
-  local answers = {n = 0}
-  for i = 1, n do
-    local args = table.pack(...)
-    args[args.n + 1] = function(...)
-      assert(not answers[i], "told twice")
-      answers[i], answers.n = table.pack(...), answers.n + 1
-    end
-    pool(table.unpack(args, 1, args.n + 1))
-  end
-  return answers
-end
+local finish = services.finish_pool
+local collect = services.collect
 
 story.test("PO-01 the process becomes the pool's template", function(t)
   local p = template()

@@ -2,6 +2,7 @@
 -- names begin with the row of AnyEvent::Fork::RPC that a story stands for.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 
 local FUNCTIONS = [[
   function echo(...) return ... end
@@ -13,13 +14,7 @@ local function server(opts, name)
   return fork.new():eval(FUNCTIONS):rpc(name or "echo", opts)
 end
 
--- Closes and waits until its process is gone.
-local function finish(t, rpc)
-  local p = rpc:process()
-  rpc:close()
-  t.status(p)
-  p:close()
-end
+local finish = services.finish_rpc
 
 story.test("RP-01 rpc takes the process over and returns a callable", function(t)
   local p = fork.new():eval(FUNCTIONS)

@@ -3,6 +3,7 @@
 -- AnyEvent::Fork::RPC (doc/compatibility.md) that a story stands for.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 local kit = story.kit
 
 local FUNCTIONS = [[
@@ -31,26 +32,8 @@ local function server(name, opts)
   return fork.new():eval(FUNCTIONS):rpc(name, opts)
 end
 
-local function finish(t, rpc)
-  local p = rpc:process()
-  rpc:close()
-  t.status(p)
-  p:close()
-end
-
--- Starts n calls and gives the table of their answers, by number.
-local function start(rpc, n, ...)
-  local answers = {n = 0}
-  for i = 1, n do
-    local args = table.pack(...)
-    args[args.n + 1] = function(...)
-      assert(not answers[i], "told twice")
-      answers[i], answers.n = table.pack(...), answers.n + 1
-    end
-    rpc(table.unpack(args, 1, args.n + 1))
-  end
-  return answers
-end
+local finish = services.finish_rpc
+local start = services.collect
 
 -- A read ends where descriptors came, however much follows; of one that has ended, nothing tells
 -- later that there is more.

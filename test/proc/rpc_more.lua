@@ -3,6 +3,7 @@
 -- the program. Real processes.
 local story = require "story"
 local fork = require "moonfork"
+local services = require "services"
 local host = require "host"
 local kit = story.kit
 
@@ -17,12 +18,7 @@ local function server(name, opts)
   return fork.new():eval(FUNCTIONS):rpc(name, opts)
 end
 
-local function finish(t, rpc)
-  local p = rpc:process()
-  rpc:close()
-  t.status(p)
-  p:close()
-end
+local finish = services.finish_rpc
 
 story.test("interrupted system calls are invisible", function(t)
   local rpc = fork.new():require("testkit"):eval(FUNCTIONS):eval [[
