@@ -339,3 +339,13 @@ int sock_is_missing(int fd) {
   socklen_t size = sizeof mark;
   return getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, &size) == 0 && mark == MISSING;
 }
+
+uint64_t sock_cookie(int fd) {
+  uint64_t cookie = 0;
+#ifdef SO_COOKIE
+  socklen_t size = sizeof cookie;
+  if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0)
+    return 0;
+#endif
+  return cookie;
+}

@@ -4,6 +4,7 @@
 
 #include "os/fd.h"
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -62,5 +63,7 @@ int sock_mark_missing(int fd);
 int sock_is_missing(int fd);
 /* 1 when both descriptors name the same file or socket (device and inode), else 0. */
 int fd_same(int a, int b);
+/* A number that no other socket of this system has had; 0: it can't be had. */
+uint64_t sock_cookie(int fd);
 
 #endif

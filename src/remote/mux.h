@@ -36,8 +36,9 @@ struct mux_ops {
    * Borrows fd. NULL: there are none. */
   int (*classify)(struct mux *m, int fd, struct link_descriptor *ret);
   /* The socket of a fork is needed: makes it, and gives the other end to whom it belongs.
-   * Ours, or -errno: then on_unmade_end follows. NULL: there are no such forks. */
-  int (*make_socket)(struct mux *m, uint32_t token);
+   * Ours, and the cookie of the other; or -errno: then on_unmade_end follows. NULL: there
+   * are no such forks. */
+  int (*make_socket)(struct mux *m, uint32_t token, uint64_t *ret_cookie);
   /* It has ended, or is not wanted any more, and was not made. */
   void (*on_unmade_end)(struct mux *m, uint32_t token);
   /* Channel 1 is about to be read. NULL: nothing. */
@@ -106,8 +107,10 @@ struct mux {
   uint64_t passed_ms; /* when descriptors were passed on; 0: what came of it is known */
   /* Near end: the stream has two writers (link_early.h); NULL: one. */
   struct link_page *page;
-  uint32_t nearly; /* FORKs of the program's that are channels here */
-  int has_claim;   /* the stream is ours alone: a frame may stand there in part */
+  uint32_t nearly; /* what the program has written, as far as it is known here */
+  struct mux_channel *direct[LINK_DIRECT_MAX]; /* of the page; or NULL */
+  int direct_is_news; /* they have sent bytes that the page does not say */
+  int has_claim;      /* the stream is ours alone: a frame may stand there in part */
   int has_asked, is_waiting;        /* for that */
   struct turn_watch reader, writer; /* writer: until the stream takes more */
   uv_timer_t retry;
@@ -139,8 +142,13 @@ void mux_share(struct mux *m, struct link_page *page);
 int mux_claim(struct mux *m);
 /* The end of a turn: the program may write again, if nothing waits for the stream. */
 void mux_release(struct mux *m);
-/* The program's FORKs become channels, before anything that refers to them is handled. */
+/* The program's FORKs become channels, and what it has written of others is counted,
+ * before anything that refers to it is handled. */
 void mux_import(struct mux *m);
+/* The program may write the bytes of a channel by itself, as that place of the page says:
+ * of the socket with that cookie, the program's end of one that was made here, ours of
+ * others. */
+void mux_direct(struct mux *m, uint32_t place, uint32_t ticket, uint64_t cookie);
 /* Nobody wants it: ends both directions, unless it has been made, or has ended. */
 void mux_forget_fork(struct mux *m, uint32_t token);
 /* fd (taken): what has come from a clone of take_fork's 1, if the channel still waits. */

@@ -104,6 +104,7 @@ void channel_drop(struct mux_channel *c) {
   list_remove(&c->fresh);
   list_remove(&c->ending);
   list_remove(&c->unmade);
+  channel_end_direct(c);
   list_push(&m->gone, &c->link);
   m->nchannels--;
   if (c->local.fd >= 0 && ++m->nunclosed > UNCLOSED_MAX)
@@ -122,8 +123,10 @@ void mux_free_gone(struct mux *m) {
 }
 
 static void settle(struct mux_channel *c) {
-  if (!c->sends)
+  if (!c->sends) {
     stop_awaiting(c);
+    channel_end_direct(c);
+  }
   if (!c->sends && !c->receives)
     channel_drop(c);
   else
@@ -231,16 +234,18 @@ static void stop_receiving(struct mux_channel *c) {
   put(c->mux, LINK_RESET, c->id, NULL, 0);
 }
 
-static void note_root(const struct mux_channel *c) {
+static void note_limit(const struct mux_channel *c) {
   if (c->id == LINK_CHANNEL_ROOT)
     c->mux->root_limit = c->mux->root_sent + c->credit;
+  channel_note_direct(c);
 }
 
 void channel_count_sent(struct mux_channel *c, size_t n) {
   c->credit -= n < c->credit ? n : c->credit;
+  c->nsent += n;
   if (c->id == LINK_CHANNEL_ROOT)
     c->mux->root_sent += n;
-  note_root(c);
+  note_limit(c);
   if (c->awaited <= n || !c->credit)
     stop_awaiting(c);
   else if (c->awaited)
@@ -304,7 +309,7 @@ static int read_piece(struct mux_channel *c) {
 static void read_channel(struct mux_channel *c) {
   struct mux *m = c->mux;
   c->is_read_out = 0;
-  if (c->id == LINK_CHANNEL_ROOT && !channel_begin_root(c))
+  if ((c->id == LINK_CHANNEL_ROOT || c->place) && !channel_begin_shared(c))
     return;
   if (c->closing || !c->credit)
     return;
@@ -525,12 +530,12 @@ static int take_window(struct mux *m, const struct link_frame *f) {
     return -EPROTO;
   if (!c)
     return 0;
-  if (c->id == LINK_CHANNEL_ROOT && c->credit + more > m->window)
-    channel_hear_early(m, 0);
+  if (c->credit + more > m->window)
+    channel_hear_early(m, c->id == LINK_CHANNEL_ROOT ? 0 : c->id);
   if (more > m->window || c->credit + more > m->window)
     return -EPROTO;
   c->credit += more;
-  note_root(c);
+  note_limit(c);
   channel_watch(c);
   return 0;
 }
@@ -669,7 +674,7 @@ void mux_begin_channels(struct mux *m) {
   list_each(it, &m->channels) {
     struct mux_channel *c = list_entry(it, struct mux_channel, link);
     c->credit = m->window;
-    note_root(c);
+    note_limit(c);
     channel_watch(c);
   }
 }

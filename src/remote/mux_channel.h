@@ -35,8 +35,12 @@ struct mux_channel {
   int is_read_out; /* nothing lay there when it was read last */
   struct opening opening;
   uint64_t credit;
-  size_t unacked, queued; /* written here and not granted yet; in segments */
-  size_t awaited;         /* bytes that on_quiet waits for */
+  uint64_t cookie;          /* by which the program names it; 0: not asked for yet */
+  unsigned place;           /* 1 + that in the page's link_direct; 0: none */
+  uint32_t ticket;          /* likewise */
+  uint64_t nsent, nwritten; /* bytes that went over; by the program among them */
+  size_t unacked, queued;   /* written here and not granted yet; in segments */
+  size_t awaited;           /* bytes that on_quiet waits for */
   struct list segments;
 };
 
@@ -45,8 +49,13 @@ void channel_on_ready(struct turn_watch *w, int events);
 struct mux_channel *channel_new(struct mux *m, uint32_t id);
 void channel_drop(struct mux_channel *c);
 void channel_count_sent(struct mux_channel *c, size_t n);
-/* Channel 1 is about to be read: 1, or 0: not now. */
-int channel_begin_root(struct mux_channel *c);
+/* Where the program writes its bytes: how many may go over now. */
+void channel_note_direct(const struct mux_channel *c);
+/* It has no bytes of the program's any more. */
+void channel_end_direct(struct mux_channel *c);
+/* Channel 1, or one whose bytes the program writes, too, is about to be read: 1, or 0: not
+ * now. */
+int channel_begin_shared(struct mux_channel *c);
 /* What was heard shows that the program has written a FORK, of which it is about to say
  * so. 0: of any channel. */
 void channel_hear_early(struct mux *m, uint32_t channel);

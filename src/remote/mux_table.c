@@ -96,7 +96,7 @@ int mux_add(struct mux *m, uint32_t id, int fd, enum mux_direction way) {
 
 int channel_make_local(struct mux_channel *c) {
   struct mux *m = c->mux;
-  int fd = m->ops->make_socket(m, c->token);
+  int fd = m->ops->make_socket(m, c->token, &c->cookie);
   if (fd < 0) {
     mux_forget_fork(m, c->token);
     return fd;

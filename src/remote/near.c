@@ -229,6 +229,15 @@ static int take_unwanted(const struct link_frame *f) {
   return r;
 }
 
+static int take_direct(const struct link_frame *f) {
+  uint32_t v[4];
+  int r = link_numbers(f, v, 4);
+  if (r < 0 || v[0] >= LINK_DIRECT_MAX || !page)
+    return -EPROTO;
+  mux_direct(&mux, v[0], v[1], (uint64_t)v[3] << 32 | v[2]);
+  return 0;
+}
+
 static int take_side(const struct link_frame *f) {
   switch (f->type) {
   case LINK_KILL:
@@ -240,6 +249,8 @@ static int take_side(const struct link_frame *f) {
     return take_fork(f);
   case LINK_UNWANTED:
     return take_unwanted(f);
+  case LINK_DIRECT:
+    return take_direct(f);
   default:
     return -EPROTO;
   }
@@ -335,6 +346,7 @@ static void write_page(int all) {
 }
 
 static void on_beat(struct beat *b) {
+  mux_import(&mux);
   write_page(1);
   if (records_put_stops(&records, &mux.out) < 0)
     mux_break(&mux, "not enough memory");
@@ -457,11 +469,12 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
 
 /* ---- forks without a socket ---- */
 
-static int make_socket(struct mux *m, uint32_t token) {
+static int make_socket(struct mux *m, uint32_t token, uint64_t *ret_cookie) {
   int pair[2], has_room = side_is_open && npending < LINK_FORKS_MAX;
   int r = has_room ? sock_pair(pair, 0) : -ENOBUFS;
   if (r < 0)
     return r; /* on_unmade_end follows */
+  *ret_cookie = page ? sock_cookie(pair[0]) : 0;
   pending[npending].at = nwritten + buf_size(&side_out);
   pending[npending++].fd = pair[0];
   if (page)

@@ -69,10 +69,11 @@ enum link_type {
   LINK_FORK,       /* u32 token, then the body of a LINK_CLONE: see link_fork */
   LINK_UNWANTED,   /* u32 token: nobody wants that socket any more */
   LINK_SOCKET,     /* u32 token; comes with it: somebody over there has written */
-  LINK_ENDED, /* u32 token: it has ended without a byte, or is not wanted, and was never
+  LINK_ENDED,  /* u32 token: it has ended without a byte, or is not wanted, and was never
                     * made */
-  LINK_INPUT, /* comes with the write end of the command's input (link_early.h) */
-  LINK_SIDE_LAST = LINK_INPUT
+  LINK_INPUT,  /* comes with the write end of the command's input (link_early.h) */
+  LINK_DIRECT, /* u32 place, u32 ticket, u64 cookie of a socket: link_direct */
+  LINK_SIDE_LAST = LINK_DIRECT
 };
 
 /* What a descriptor becomes at the other end. */

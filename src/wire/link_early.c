@@ -11,7 +11,7 @@ enum {
 /* As Dekker has it: each says first what it is about to do, and looks at the other then.
  * All of it is sequentially consistent. */
 int link_early_begin(struct link_page *page, uint32_t n, const struct link_early *e) {
-  if (atomic_load(&page->is_claimed))
+  if (atomic_load(&page->is_claimed) || n - atomic_load(&page->ntaken) >= LINK_FORKS_MAX)
     return 0;
   page->early[n % LINK_FORKS_MAX] = *e;
   atomic_store(&page->nbegun, n + 1);
@@ -50,13 +50,13 @@ void link_release(struct link_page *page) {
   atomic_store(&page->is_claimed, 0);
 }
 
-static int take(const struct link_page *page, uint32_t last, uint32_t *n,
-                uint32_t channel, struct link_early *ret) {
+static int take(struct link_page *page, uint32_t last, uint32_t *n, uint32_t channel,
+                struct link_early *ret) {
   const struct link_early *e = &page->early[*n % LINK_FORKS_MAX];
   if (last - *n - 1 >= LINK_FORKS_MAX || (channel && e->channel != channel))
     return 0; /* none; or it lies */
   *ret = *e;
-  ++*n;
+  atomic_store(&page->ntaken, ++*n);
   return 1;
 }
 

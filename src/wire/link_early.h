@@ -1,8 +1,9 @@
-/* FORKs that the program writes to the command's input by itself, so that its near end is
- * not woken for them (doc/remote-protocol.md, "The program's own FORKs"). Two processes
- * then write to one pipe: a piece of at most PIPE_BUF bytes goes in whole or not at all,
- * and for anything else the near end claims the pipe, in the page that both share. The
- * program never waits for the near end. Runs in the parent and the near end. */
+/* FORKs, and requests of calls that go one at a time, that the program writes to the
+ * command's input by itself, so that its near end is not woken for them
+ * (doc/remote-protocol.md, "The program's own FORKs"). Two processes then write to one
+ * pipe: a piece of at most PIPE_BUF bytes goes in whole or not at all, and for anything
+ * else the near end claims the pipe, in the page that both share. The program never waits
+ * for the near end. Runs in the parent and the near end. */
 #ifndef WIRE_LINK_EARLY_H
 #define WIRE_LINK_EARLY_H
 
@@ -10,7 +11,8 @@
 
 /* ---- the program: n is the number of those that it has written before ---- */
 
-/* That FORK is about to be written. 1; 0: not now, the near end has the pipe. */
+/* It is about to be written. 1; 0: not now: the near end has the pipe, or has not seen
+ * those of before. */
 int link_early_begin(struct link_page *page, uint32_t n, const struct link_early *e);
 /* After a begin that gave 1: it stands in the pipe, or does not. */
 void link_early_end(struct link_page *page, uint32_t n, int is_written);

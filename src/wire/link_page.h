@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { LINK_PAGE_CHANNELS = 64 };
+enum { LINK_PAGE_CHANNELS = 64, LINK_DIRECT_MAX = 64 };
 
 struct link_page_channel {
   volatile uint32_t id;
@@ -17,9 +17,20 @@ struct link_page_channel {
   volatile uint64_t queued; /* bytes that the program has not read yet */
 };
 
-/* A FORK that the program has written by itself: its channel, the bytes of the command. */
+/* What the program has written to the stream by itself: a FORK, its channel, the bytes of
+ * the command; or, with token 0, so many bytes of a channel that has a link_direct. */
 struct link_early {
   uint32_t token, channel, size;
+};
+
+/* A socket whose bytes the program may write to the stream by itself, where those that it
+ * has written to the socket stand there. Of the near end; numbers of bytes are modulo
+ * 2^32. */
+struct link_direct {
+  _Atomic uint32_t ticket; /* as in LINK_DIRECT: the others are valid; 0: they are not */
+  _Atomic uint32_t channel;
+  _Atomic uint32_t npassed; /* of the socket, which stand in the stream */
+  _Atomic uint32_t limit;   /* how many may go over in all */
 };
 
 struct link_page {
@@ -39,9 +50,12 @@ struct link_page {
   /* Bytes of the side, as in nsaid, modulo 2^32: what follows from them stands in the stream. */
   _Atomic uint32_t npassed;
   _Atomic uint32_t is_claimed; /* the stream is the near end's alone */
-  /* The program's: FORKs that it began to write, and that are written. */
+  /* The program's: FORKs, or pieces of a channel, that it began to write, and that are
+   * written. */
   _Atomic uint32_t nbegun, nearly;
+  _Atomic uint32_t ntaken; /* of these the near end has seen */
   struct link_early early[LINK_FORKS_MAX];
+  struct link_direct direct[LINK_DIRECT_MAX];
   struct link_page_channel channels[LINK_PAGE_CHANNELS];
 };
 

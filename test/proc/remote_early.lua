@@ -1,5 +1,6 @@
--- The program writes FORKs to the command's input by itself (src/wire/link_early.h): the near end need
--- not run for that, both write to one pipe, and its end is noticed although the program has it, too.
+-- The program writes FORKs, and calls that go one at a time, to the command's input by itself
+-- (src/wire/link_early.h): the near end need not run for that, both write to one pipe, and its end is
+-- noticed although the program has it, too.
 
 local story = require "story"
 local fork = require "moonfork"
@@ -8,8 +9,8 @@ local kit = story.kit
 
 local AGENT = remote.AGENT
 
-local function over(script, beat)
-  return remote.over(script, { beat = beat })
+local function over(script, beat, window)
+  return remote.over(script, { beat = beat, window = window })
 end
 
 local function child_of(pid)
@@ -53,6 +54,73 @@ story.test("a fork is on its way while the near end does not run", function(t)
   t.within(10, function() return socket or err end, "it is told of here")
   t.eq(err, nil)
   socket:close()
+end)
+
+-- The socket of the first clone goes with its FORK; that of later ones is made by the near end.
+story.test("a call is on its way while the near end does not run", function(t)
+  local file = t:file("touched", "")
+  local p = over(nil, 10):eval(touch(file))
+  for nth = 1, 2 do
+    local rpc, before = p:fork():rpc "touch", #t.read(file)
+    for _ = 1, 20 do rpc() end -- they go one at a time, which it learns of
+    local near = child_of(kit.getpid())
+    kit.kill(near, kit.SIGSTOP)
+    t:defer(function() kit.kill(near, kit.SIGCONT) end)
+    local is_over, err
+    rpc:call(function(e) is_over, err = true, e end)
+    t.within(10, function() return #t.read(file) == before + 21 end, nth .. ": it runs over there")
+    kit.kill(near, kit.SIGCONT)
+    t.within(10, function() return is_over end, nth .. ": it is told of here")
+    t.eq(err, nil)
+    rpc:close()
+    for _ = 1, 3 do p:fork():run("nothing"):close() end
+  end
+end)
+
+story.test("calls keep their order, whichever way they go, and use no more than the window", function(t)
+  for _, window in ipairs { 4096, 65536, 262144 } do
+    local p = over(nil, nil, window):eval [[
+      local last = 0
+      function take(i, text)
+        assert(i == last + 1, i)
+        last = i
+        return i, #text
+      end
+    ]]
+    local rpcs, asked, answered = { p:fork():rpc "take", p:fork():rpc "take" }, { 0, 0 }, { 0, 0 }
+    local sizes = { 1, 64, 1000, 4000, 4096, 20000, 100000 }
+    for turn = 1, 300 do
+      for k, rpc in ipairs(rpcs) do
+        for _ = 1, turn % 5 == 0 and turn % 4 + 1 or 1 do
+          asked[k] = asked[k] + 1
+          local i, size = asked[k], sizes[(turn * 3 + k) % (turn % 9 == 0 and #sizes or 4) + 1]
+          rpc:call(i, ("x"):rep(size), function(err, got, length)
+            assert(not err, err)
+            assert(got == i and length == size)
+            answered[k] = answered[k] + 1
+          end)
+        end
+      end
+      t.within(60, function() return answered[1] == asked[1] and answered[2] == asked[2] end, "all answers")
+    end
+    rpcs[1]:close()
+    rpcs[2]:close()
+    p:close()
+  end
+end)
+
+story.test("a near end that is killed during a call: nobody knows whether it has run", function(t)
+  local p = over(nil, 0.2):eval "function wait(n) if n > 0 then os.execute('sleep ' .. n) end end"
+  local rpc = p:fork():rpc "wait"
+  for _ = 1, 20 do rpc(0) end
+  local near = child_of(kit.getpid())
+  local err
+  rpc:call(30, function(e) err = e end)
+  fork.step(0)
+  kit.kill(near, kit.SIGKILL)
+  t.within(10, function() return err end, "the call fails")
+  t.eq(err.code, "CLONE_DIED")
+  t.eq(err.started, "unknown")
 end)
 
 story.test("forks between large writes of the near end, and commands", function(t)

@@ -5,8 +5,10 @@
 
 #include "parent/process/births.h"
 #include "parent/process/far.h"
+#include "parent/process/far_direct.h"
 #include "parent/process/far_link.h"
 #include "wire/link.h"
+#include <limits.h>
 
 /* As context.c says. */
 enum { TOLD = 64, READ_PIECE = 16 * 1024, READ_A_TURN = 64 * READ_PIECE };
@@ -369,6 +371,93 @@ static void test_forks_that_the_program_writes_itself(void **state) {
   story_free(s);
 }
 
+/* A socket of so many bytes, in one piece. */
+static size_t write_direct(struct far_link *far, struct far_direct *d, uint64_t nsocket,
+                           size_t n) {
+  static char bytes[PIPE_BUF];
+  const struct iovec iov = {bytes, n};
+  return far_direct_write(far, d, nsocket, &iov, 1);
+}
+
+enum { COOKIE = 77, ALONE = 5, SAID = 100, SOME = 60 };
+
+/* The near end's answer: so many bytes of the socket stand in the stream. */
+static void permit(struct far_link *far, const struct far_direct *d, uint32_t npassed) {
+  struct link_direct *at = &far->page->direct[d->place];
+  at->channel = LINK_NEAR_FIRST;
+  at->npassed = npassed;
+  at->limit = SAID + 2 * SOME;
+  at->ticket = d->ticket;
+  far->page->npassed = (uint32_t)far->page->nsaid;
+}
+
+static void test_requests_that_the_program_writes_itself(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end, input[2];
+  mf_process *t = make_far_template(s, &near_end, &far_end);
+  struct far_link *far = t->far;
+  struct far_direct d = {0}, other = {0};
+  struct link_frame f;
+  uint32_t numbers[4];
+  assert_int_equal(s->context->backend->ops->pair(s->context->backend, input), 0);
+  while (next_of(s, near_end, &f))
+    ;
+  far_direct_expect(far, &d, -1, COOKIE); /* the input was not given yet */
+  far->input = input[0];
+  far_end = sim_far_end(s->sim, input[0]);
+  for (int i = 0; i < ALONE - 1; i++)
+    far_direct_expect(far, &d, -1, COOKIE);
+  assert_int_equal(next_of(s, near_end, &f), 0);
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
+  far_direct_expect(far, &d, -1, COOKIE);
+  assert_int_equal(next_of(s, near_end, &f), LINK_DIRECT);
+  assert_int_equal(link_numbers(&f, numbers, 4), 0);
+  assert_int_equal(numbers[0], d.place);
+  assert_int_equal(numbers[1], d.ticket);
+  assert_int_equal(numbers[2], COOKIE);
+  far_direct_expect(far, &d, -1, COOKIE); /* once */
+  assert_int_equal(next_of(s, near_end, &f), 0);
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0); /* no permission */
+  permit(far, &d, SAID - 1);
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0); /* it would overtake a byte */
+  permit(far, &d, SAID);
+  far->page->npassed--;
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0); /* what was said on the side */
+  permit(far, &d, SAID);
+  far->page->is_claimed = 1;
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
+  far->page->is_claimed = 0;
+  assert_int_equal(write_direct(far, &d, SAID, PIPE_BUF - LINK_HEADER_SIZE + 1), 0);
+  assert_int_equal(write_direct(far, &d, SAID, 2 * SOME + 1), 0); /* beyond the window */
+  assert_int_equal(next_of(s, far_end, &f), 0);
+  assert_int_equal(write_direct(far, &d, SAID, SOME), SOME);
+  assert_int_equal(next_of(s, far_end, &f), LINK_DATA);
+  assert_int_equal(f.channel, LINK_NEAR_FIRST);
+  assert_int_equal(f.length, SOME);
+  assert_int_equal(far->page->nearly, 1);
+  assert_int_equal(far->page->early[0].token, 0);
+  assert_int_equal(far->page->early[0].size, SOME);
+  s->sim->send_error = -EPIPE;
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
+  assert_int_equal(far->page->nbegun, 1);
+  assert_int_equal(write_direct(far, &d, SAID, SOME + 1), 0);
+  assert_int_equal(write_direct(far, &d, SAID, SOME), SOME);
+  assert_int_equal(d.nwritten, 2 * SOME);
+  unsigned place = d.place;
+  uint32_t ticket = d.ticket;
+  far_direct_end(far, &d);
+  assert_int_equal(write_direct(far, &d, SAID, 1), 0);
+  for (int i = 0; i < ALONE; i++)
+    far_direct_expect(far, &other, -1, COOKIE + 1);
+  assert_int_equal(other.place, place);
+  assert_int_not_equal(other.ticket, ticket);
+  assert_int_equal(write_direct(far, &other, SAID, 1), 0); /* that of the other one */
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  s->context->backend->ops->close(s->context->backend, &input[1]);
+  story_free(s);
+}
+
 static void fork_and_end(struct story *s, struct far_link *far, int near_end) {
   struct far_fork fork;
   uint32_t before = told;
@@ -473,6 +562,7 @@ int main(void) {
       cmocka_unit_test(test_who_was_closed_is_not_waited_for),
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_forks_that_the_program_writes_itself),
+      cmocka_unit_test(test_requests_that_the_program_writes_itself),
       cmocka_unit_test(test_a_row_of_forks_is_said_to_be_one),
       cmocka_unit_test(test_a_row_ends_with_a_process_whose_answer_was_watched),
       cmocka_unit_test(test_an_answer_that_is_polled_for_is_not_watched),

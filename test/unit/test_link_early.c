@@ -72,6 +72,20 @@ static void test_an_answer_comes_before_the_word(void **state) {
   assert_int_equal(taken, 1);
 }
 
+static void test_what_is_not_taken_is_not_written_over(void **state) {
+  struct link_early e = record(LINK_FORKS_MAX);
+  uint32_t taken = 0;
+  for (uint32_t n = 0; n < LINK_FORKS_MAX; n++) {
+    struct link_early x = record(n);
+    assert_int_equal(link_early_begin(&page, n, &x), 1);
+    link_early_end(&page, n, 1);
+  }
+  assert_int_equal(link_early_begin(&page, LINK_FORKS_MAX, &e), 0);
+  assert_int_equal(link_early_take(&page, &taken, &e), 1);
+  assert_int_equal(e.token, 1);
+  assert_int_equal(link_early_begin(&page, LINK_FORKS_MAX, &e), 1);
+}
+
 static void test_a_page_that_lies_has_bounds(void **state) {
   struct link_early e;
   uint32_t taken = 5;
@@ -141,6 +155,7 @@ int main(void) {
       cmocka_unit_test_setup(test_nothing_is_written_while_it_is_claimed, prepare),
       cmocka_unit_test_setup(test_a_writer_that_is_stopped_keeps_the_claim_away, prepare),
       cmocka_unit_test_setup(test_an_answer_comes_before_the_word, prepare),
+      cmocka_unit_test_setup(test_what_is_not_taken_is_not_written_over, prepare),
       cmocka_unit_test_setup(test_a_page_that_lies_has_bounds, prepare),
       cmocka_unit_test_setup(test_numbers_of_channels_end, prepare),
       cmocka_unit_test_setup(test_never_both_at_once, prepare),

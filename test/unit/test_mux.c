@@ -50,7 +50,7 @@ static void before_local(struct mux *m) {
 static int made, nended; /* the other end of what make_socket made */
 static uint32_t made_for, ended_token;
 
-static int make_socket(struct mux *m, uint32_t token) {
+static int make_socket(struct mux *m, uint32_t token, uint64_t *ret_cookie) {
   int pair[2];
   assert_int_equal(sock_pair(pair, 0), 0);
   made = pair[0];

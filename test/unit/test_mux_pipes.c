@@ -42,7 +42,7 @@ static void on_unmade_end(struct mux *m, uint32_t token) {
   nanswered++;
 }
 
-static int make_socket(struct mux *m, uint32_t token) {
+static int make_socket(struct mux *m, uint32_t token, uint64_t *ret_cookie) {
   int pair[2];
   if (make_error)
     return make_error;

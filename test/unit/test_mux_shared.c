@@ -1,6 +1,7 @@
 /* The near end's side of a stream that the program writes to, too (remote/mux_shared.c):
  * no frame is torn, a program that is stopped while it writes delays large frames only,
- * and its FORKs are channels before anything refers to them. */
+ * its FORKs are channels before anything refers to them, and of other channels it writes
+ * nothing before what it wrote to their sockets. */
 #include "mux_kit.h"
 
 #include "os/sock.h"
@@ -33,7 +34,7 @@ static void on_end(struct mux *m, const char *text) {
   ended++;
 }
 
-static int make_socket(struct mux *m, uint32_t token) {
+static int make_socket(struct mux *m, uint32_t token, uint64_t *ret_cookie) {
   return -EMFILE;
 }
 
@@ -240,8 +241,7 @@ static void test_a_fork_that_nobody_wants_any_more(void **state) {
 }
 
 static void test_a_record_that_lies_ends_the_link(void **state) {
-  static const struct link_early lies[] = {{0, CHANNEL, 40},
-                                           {TOKEN, LINK_CHANNEL_ROOT, 40},
+  static const struct link_early lies[] = {{TOKEN, LINK_CHANNEL_ROOT, 40},
                                            {TOKEN, 4, 40},
                                            {TOKEN, CHANNEL, LINK_FORK_MAX + 1}};
   for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
@@ -252,6 +252,144 @@ static void test_a_record_that_lies_ends_the_link(void **state) {
     assert_int_equal(ended, 1);
   }
   assert_int_equal(mux.nchannels, 1);
+}
+
+/* ---- bytes of a channel ---- */
+
+enum { PLACE = 3, TICKET = 7, FEW = 40 };
+
+/* A channel of which the program writes bytes, too; its end of the socket. */
+static int open_direct(void) {
+  int pair[2];
+  assert_int_equal(sock_pair(pair, 0), 0);
+  assert_int_equal(mux_add(&mux, LINK_NEAR_FIRST, pair[1], MUX_BOTH), 0);
+  mux_direct(&mux, PLACE, TICKET, sock_cookie(pair[1]));
+  assert_int_equal(page.direct[PLACE].ticket, 0); /* what is passed is not told yet */
+  turn_for(5);
+  return pair[0];
+}
+
+/* n: of those that were written before. */
+static void write_piece(uint32_t n, uint32_t size, int is_said) {
+  struct link_early e = {0, LINK_NEAR_FIRST, size};
+  assert_int_equal(link_early_begin(&page, n, &e), 1);
+  if (is_said)
+    link_early_end(&page, n, 1);
+}
+
+static void grant(uint32_t channel, uint32_t size) {
+  struct buf b;
+  buf_init(&b, LINK_BODY_MAX);
+  assert_int_equal(link_put(&b, LINK_WINDOW_MORE, channel, &size, 1), 0);
+  assert_int_equal(write(to_it, buf_peek(&b), buf_size(&b)), buf_size(&b));
+  buf_deinit(&b);
+  turn_for(5);
+}
+
+static void test_what_was_written_to_a_socket_is_told_when_it_stands_there(void **state) {
+  const struct link_direct *d = &page.direct[PLACE];
+  struct link_frame f;
+  int fd = open_direct();
+  assert_int_equal(d->ticket, TICKET);
+  assert_int_equal(d->channel, LINK_NEAR_FIRST);
+  assert_int_equal(d->npassed, 0);
+  assert_int_equal(d->limit, WINDOW);
+  assert_int_equal(write(fd, "few", 3), 3);
+  assert_int_equal(next(&f), LINK_DATA);
+  assert_int_equal(d->npassed, 3);
+  assert_int_equal(d->limit, WINDOW);
+  write_piece(0, FEW, 1);
+  mux_import(&mux);
+  turn_for(5);
+  assert_int_equal(d->npassed, 3);
+  assert_int_equal(d->limit, WINDOW);
+  assert_int_equal(page.ntaken, 1);
+  grant(LINK_NEAR_FIRST, 3 + FEW);
+  assert_int_equal(d->limit, WINDOW + 3 + FEW);
+  assert_int_equal(ended, 0);
+  close(fd);
+}
+
+#ifdef F_SETPIPE_SZ
+static void test_bytes_that_wait_for_the_stream_are_not_passed(void **state) {
+  const struct link_direct *d = &page.direct[PLACE];
+  struct link_early e = {0, LINK_NEAR_FIRST, FEW};
+  int fd = open_direct();
+  assert_true(fcntl(from_it, F_SETPIPE_SZ, 16384) >= 16384);
+  send_large(fd);
+  for (int i = 0; i < 20; i++)
+    turn_once(&turns, 0);
+  assert_int_equal(d->npassed, 0);
+  assert_int_equal(link_early_begin(&page, 0, &e), 0);
+  turn_for(100);
+  assert_int_equal(d->npassed, LARGE);
+  assert_int_equal(link_early_begin(&page, 0, &e), 1);
+  close(fd);
+}
+#endif
+
+/* The agent has read them, and written them to its socket. */
+static void test_a_window_for_bytes_that_are_not_said_to_be_written(void **state) {
+  int fd = open_direct();
+  write_piece(0, FEW, 0);
+  grant(LINK_NEAR_FIRST, FEW);
+  assert_int_equal(ended, 0);
+  assert_int_equal(page.direct[PLACE].limit, WINDOW + FEW);
+  link_early_end(&page, 0, 1);
+  grant(LINK_NEAR_FIRST, FEW);
+  assert_int_equal(ended, 1); /* for nothing */
+  close(fd);
+}
+
+/* The near end reads no socket while the program writes: what it knows of the window is
+ * too much then. */
+static void test_a_socket_is_not_read_while_the_program_writes(void **state) {
+  struct link_frame f;
+  int fd = open_direct();
+  write_piece(0, FEW, 0);
+  assert_int_equal(write(fd, "few", 3), 3);
+  assert_int_equal(next(&f), 0);
+  link_early_end(&page, 0, 1);
+  assert_int_equal(next(&f), LINK_DATA);
+  assert_int_equal(page.direct[PLACE].npassed, 3);
+  assert_int_equal(page.direct[PLACE].limit, WINDOW);
+  close(fd);
+}
+
+static void test_a_ticket_ends_with_its_channel(void **state) {
+  int fd = open_direct();
+  say(LINK_RESET, LINK_NEAR_FIRST);
+  turn_for(5);
+  assert_int_equal(page.direct[PLACE].ticket, 0);
+  write_piece(0, WINDOW + 1, 1); /* of which nothing is known any more */
+  mux_import(&mux);
+  assert_int_equal(ended, 0);
+  close(fd);
+}
+
+static void test_a_place_is_another_sockets(void **state) {
+  int fd = open_direct(), pair[2];
+  assert_int_equal(sock_pair(pair, 0), 0);
+  assert_int_equal(mux_add(&mux, LINK_NEAR_FIRST + 4, pair[1], MUX_BOTH), 0);
+  mux_direct(&mux, PLACE, TICKET + 1, sock_cookie(pair[1]));
+  turn_for(5);
+  assert_int_equal(page.direct[PLACE].ticket, TICKET + 1);
+  assert_int_equal(page.direct[PLACE].channel, LINK_NEAR_FIRST + 4);
+  mux_direct(&mux, PLACE, TICKET + 2, sock_cookie(user)); /* nobody's here */
+  mux_direct(&mux, PLACE + 1, TICKET + 3, 0);
+  turn_for(5);
+  assert_int_equal(page.direct[PLACE].ticket, 0);
+  assert_int_equal(page.direct[PLACE + 1].ticket, 0);
+  close(pair[0]);
+  close(fd);
+}
+
+static void test_more_than_the_window_ends_the_link(void **state) {
+  int fd = open_direct();
+  write_piece(0, WINDOW + 1, 1);
+  mux_import(&mux);
+  assert_int_equal(ended, 1);
+  close(fd);
 }
 
 enum { WORD = FRAME_HEADER_SIZE };
@@ -317,6 +455,15 @@ int main(void) {
       TEST(test_an_answer_comes_before_the_word),
       TEST(test_a_fork_that_nobody_wants_any_more),
       TEST(test_a_record_that_lies_ends_the_link),
+      TEST(test_what_was_written_to_a_socket_is_told_when_it_stands_there),
+#ifdef F_SETPIPE_SZ
+      TEST(test_bytes_that_wait_for_the_stream_are_not_passed),
+#endif
+      TEST(test_a_window_for_bytes_that_are_not_said_to_be_written),
+      TEST(test_a_socket_is_not_read_while_the_program_writes),
+      TEST(test_a_ticket_ends_with_its_channel),
+      TEST(test_a_place_is_another_sockets),
+      TEST(test_more_than_the_window_ends_the_link),
       TEST(test_a_handle_behind_a_word_that_is_cut),
   };
   return cmocka_run_group_tests_name("mux shared", tests, NULL, NULL);

@@ -54,6 +54,8 @@ struct backend_ops {
   ssize_t (*recv)(struct backend *s, int fd, const struct iovec *iov, int niov,
                   struct fdset *fds, int *ret_truncated);
   int (*dup)(struct backend *s, int fd); /* as fd_dup */
+  /* As sock_cookie. NULL: there are none. */
+  uint64_t (*cookie)(struct backend *s, int fd);
   int (*write_pipe)(struct backend *s, int fd, const void *bytes,
                     size_t n); /* as fd_write_pipe */
   int (*share)(struct backend *s, size_t size, int *ret_fd,

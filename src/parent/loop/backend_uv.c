@@ -99,6 +99,10 @@ static int op_dup(struct backend *s, int fd) {
   return fd_dup(fd);
 }
 
+static uint64_t op_cookie(struct backend *s, int fd) {
+  return sock_cookie(fd);
+}
+
 static int op_write_pipe(struct backend *s, int fd, const void *bytes, size_t n) {
   return fd_write_pipe(fd, bytes, n);
 }
@@ -372,6 +376,7 @@ static const struct backend_ops uv_ops = {
     .fall_silent = op_fall_silent,
     .recv = op_recv,
     .dup = op_dup,
+    .cookie = op_cookie,
     .write_pipe = op_write_pipe,
     .share = op_share,
     .unshare = op_unshare,

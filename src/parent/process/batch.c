@@ -226,8 +226,10 @@ static int fork_with_a_socket(struct mf_process *p, struct mf_process *source,
   struct backend *s = p->context->backend;
   int pair[2] = {listener_connect(p, source), -1};
   int r = pair[0] >= 0 ? 0 : s->ops->pair(s, pair);
-  if (r == 0 && p->far) /* it is the near end's alone, which may splice into it then */
+  if (r == 0 && p->far) { /* it is the near end's alone, which may splice into it then */
     (void)s->ops->unblock(s, pair[1]);
+    p->far_cookie = s->ops->cookie ? s->ops->cookie(s, pair[1]) : 0;
+  }
   if (r < 0) {
     refuse_fork(p, MF_EFORK_FAILED, "the socket of the new process can't be made", r);
     return r;

@@ -58,7 +58,7 @@ static int write_early(struct far_link *far, const struct link_fork *command,
                        const void *body, size_t nbody) {
   struct backend *b = far->context->backend;
   struct link_page *page = far->page;
-  struct link_early e = {command->token, link_early_channel(far->nearly),
+  struct link_early e = {command->token, link_early_channel(far->nchannels),
                          (uint32_t)(command->n + nbody)};
   if (far->input < 0 || !e.channel ||
       atomic_load(&page->npassed) != (uint32_t)page->nsaid ||
@@ -71,6 +71,7 @@ static int write_early(struct far_link *far, const struct link_fork *command,
   }
   buf_consume(&far->out, buf_size(&far->out));
   far->nearly += (uint32_t)r;
+  far->nchannels += (uint32_t)r;
   return r;
 }
 

@@ -26,7 +26,10 @@ struct far_link {
   int fd;
   int input; /* of the command, for the program's own FORKs; -1: not given */
   struct far_input *kept_input; /* copies of the program close it; or NULL */
-  uint32_t nearly;              /* FORKs of the program's own that were written */
+  uint32_t nearly;    /* FORKs and requests of the program's own that were written */
+  uint32_t nchannels; /* FORKs among them, which have channels of their own */
+  uint64_t places;    /* a bit for each link_direct of the page: it is taken */
+  uint32_t last_ticket;
   struct watch watch;
   struct task task, waking, reading;
   struct buf in, out;

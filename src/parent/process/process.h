@@ -175,6 +175,7 @@ struct mf_process {
   struct far_record behind;        /* of that link's */
   struct far_process *far_process; /* once it is known who it is */
   struct far_fork far_fork;        /* its socket is not made */
+  uint64_t far_cookie; /* of the other end of its socket, if the program has made it */
   struct thread_life *life; /* what was read of it, where it is a thread; or NULL */
   struct channel chan;
   uint64_t nsent, ndone;

@@ -14,6 +14,8 @@ void rpc_drop_input(struct mf_rpc *rpc) {
 
 static void close_socket(struct mf_rpc *rpc) {
   rpc->backend->ops->watch(rpc->backend, &rpc->watch, rpc->fd, 0);
+  if (rpc->process->far)
+    far_direct_end(rpc->process->far, &rpc->direct);
   if (rpc->fd >= 0)
     rpc->backend->ops->close(rpc->backend, &rpc->fd);
   deadline_clear(&rpc->exit_timeout);

@@ -14,6 +14,7 @@
 #ifndef PARENT_RPC_RPC_RECORD_H
 #define PARENT_RPC_RPC_RECORD_H
 
+#include "parent/process/far_direct.h"
 #include "parent/process/process.h"
 #include "parent/rpc/owner.h"
 #include "wire/message.h"
@@ -34,6 +35,7 @@ struct mf_rpc {
   struct watch watch;
   struct outbox out;
   uint64_t sent;                  /* bytes */
+  struct far_direct direct;       /* the way of some of them, over a link */
   unsigned write_closed : 1;      /* writing is over */
   unsigned full : 1;              /* the kernel takes no more for now */
   unsigned reading : 1, more : 1; /* more: messages may be there that nobody has taken */
