@@ -23,6 +23,38 @@ story.test("AF-45 to_fd flushes, then gives the control socket away", function(t
   given:close()
 end)
 
+-- A template says that a fork is done before the clone has obeyed its options and run its
+-- hooks. to_fd of a clone that had been sent nothing took that for success, and the failure
+-- went to whoever took the socket up, or to nobody.
+story.test("to_fd reports what failed at the birth of a clone that was sent nothing", function(t)
+  local hooked = fork.new_exec():eval [[
+    require "moonfork.clone".on_fork(function() error "the hook fails" end)
+  ]]
+  local births = {
+    {"EINVAL", "^option cwd /nonexistent: ", function() return fork.new {cwd = "/nonexistent"} end},
+    {"EINVAL", "^option cwd /nonexistent: ",
+      function() return fork.new():eval "x = 1":fork {cwd = "/nonexistent"} end},
+    {"EINVAL", "^option cwd /nonexistent: ", function()
+      local p = fork.new():fork {cwd = "/nonexistent"}
+      fork.step(0) -- the fork is written by itself
+      return p
+    end},
+    {"REMOTE", "the hook fails", function() return hooked:fork() end},
+  }
+  for _, birth in ipairs(births) do
+    local code, text, make = table.unpack(birth)
+    local handle, err = make():to_fd()
+    t.eq(handle, nil)
+    t.error(err, code, text)
+    t.eq(err.started, "no")
+    local given
+    make():to_fd(function(...) given = table.pack(...) end)
+    t.within(5, function() return given end)
+    t.error(given[1], code, text)
+    t.eq(given[2], nil)
+  end
+end)
+
 story.test("AF-46 from_fd takes it up; the process is as it was", function(t)
   local p = fork.new():eval "x = 5":send_arg "a"
   local handle = t.got(p:to_fd())

@@ -323,7 +323,7 @@ static const struct expectation expect[STATE_COUNT][EVENT_COUNT] = {
     [SERVING] = {[EV_COMMAND] = {SERVING},
                  [EV_FORK] = {SERVING},
                  [EV_RUN] = {STARTING},
-                 [EV_TO_FD] = {DETACHED},
+                 [EV_TO_FD] = {DETACHING},
                  [EV_FINISH] = {ENDING},
                  [EV_KILL] = {SERVING},
                  [EV_CLOSE] = {ENDING},

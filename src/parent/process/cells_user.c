@@ -130,7 +130,9 @@ int cell_detach(struct mf_process *p, const struct event *e) {
   process_flush(p);
   spares_drop(p);
   deadline_clear(&p->limit);
-  if (!list_empty(&p->asked)) /* of a fork with its function it would tell nothing */
+  /* Its answer tells of what tells nothing by itself: forks with their function; and the
+   * birth of a clone, whose options and hooks may fail after the template's DONE. */
+  if (!list_empty(&p->asked) || !p->nsent)
     command_send_simple(p, CMD_MEMORY, 0, NULL, 0);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
