@@ -19,17 +19,37 @@ process.Process = { __index = process.methods, __name = "moonfork.process" }
 
 process.raws = {} -- what of the back end's is not closed: handle -> "process" or "service"
 
--- A failure is told once. What a clone's run reported is its source's failure, too.
+-- A failure is told once, and clones inherit that of their source: what a clone's run reported is
+-- told of the source, too, and the other way round. What a clone fails of by itself is no news of
+-- its source, and of no other clone (process_record.lua).
+local INHERITED = { TEMPLATE_DIED = true, TEMPLATE_START = true }
+
+local function concerns(cell, err)
+  return cell.err and cell.err.message == err.message or INHERITED[err.code]
+end
+
 function process.mark_told(cell, err)
+  cell.told[err.message] = true
+  cell = cell.source
   while cell do
-    cell.told[err.message] = true
+    if concerns(cell, err) then
+      cell.told[err.message] = true
+    else
+      cell.heard = err.message
+    end
     cell = cell.source
   end
 end
 
+local function has_told(cell, err)
+  return cell.told[err.message] or cell.heard == err.message
+end
+
 local function was_told(cell, err)
+  if has_told(cell, err) then return true end
+  cell = cell.source
   while cell do
-    if cell.told[err.message] then return true end
+    if concerns(cell, err) and has_told(cell, err) then return true end
     cell = cell.source
   end
   return false

@@ -336,7 +336,7 @@ local function finished(p, err, untold)
   p.state = "finished"
   record.keep(p)
   if not err then return end
-  p.err = p.err or err
+  record.set_failure(p, p.err or err)
   if not untold then record.mark_told(p, err) end
 end
 

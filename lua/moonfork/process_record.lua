@@ -33,12 +33,34 @@ local watched = {} -- luacheck: ignore
 
 -- ---- failures ----
 
--- A failure is told once. What a clone's run reported is its source's failure, too: `fate`
--- chains to the source's.
+-- A failure is told once, and clones inherit that of their source: what a clone's run reported is
+-- told of the source, too, and the other way round. `fate` chains to the source's. What a clone
+-- fails of by itself is no news of its source, and of no other clone, though the words may be
+-- the same.
+
+-- What processes only fail of because their source does.
+local INHERITED = { TEMPLATE_DIED = true, TEMPLATE_START = true }
+
+function record.set_failure(p, err)
+  p.err = err
+  p.fate.failure = err and err.message
+end
+
+local function concerns(fate, err)
+  return fate.failure == err.message or INHERITED[err.code]
+end
+
+-- heard: the latest that a clone told while this process had not failed. It may be this process's
+-- failure, of which the news comes later.
 function record.mark_told(p, err)
-  local fate = p.fate
+  p.fate.told[err.message] = true
+  local fate = p.fate.source
   while fate do
-    fate.told[err.message] = true
+    if concerns(fate, err) then
+      fate.told[err.message] = true
+    else
+      fate.heard = err.message
+    end
     fate = fate.source
   end
 end
@@ -60,10 +82,15 @@ local function service_told(fate, message)
   return false
 end
 
+local function has_told(fate, message)
+  return fate.told[message] or fate.heard == message or service_told(fate, message)
+end
+
 local function was_told(p, err)
-  local fate = p.fate
+  if has_told(p.fate, err.message) then return true end
+  local fate = p.fate.source
   while fate do
-    if fate.told[err.message] or service_told(fate, err.message) then return true end
+    if concerns(fate, err) and has_told(fate, err.message) then return true end
     fate = fate.source
   end
   return false
@@ -90,7 +117,7 @@ function record.fail(p, err)
     p.spoiled = true
     core.eval(p.raw, "moonfork", "error((...), 0)", err.message)
   end
-  named(p, err)
+  record.set_failure(p, named(p, err))
 end
 
 -- ---- the end ----
@@ -123,7 +150,7 @@ end
 
 local function failed_over_there(p, err)
   if p.spoiled or p.err then return end
-  p.err = err
+  record.set_failure(p, err)
   if p.closed then tell_unreported(p, err) end
 end
 
@@ -257,7 +284,7 @@ function record.create(f, n, given, source, make)
   if raw then
     p.raw, p.cell.raw = raw, raw
   else
-    p.err = err
+    record.set_failure(p, err)
   end
   reactor.touch()
   return p.object, p

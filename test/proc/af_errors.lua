@@ -267,6 +267,61 @@ story.test("a failure that no call reported goes to on_error, once", function(t)
   t.eq(#seen, 2)
 end)
 
+-- What was told of one clone was taken for told of every other clone of the same template that
+-- failed with the same words, so that their failures were lost; and a template kept those words
+-- for as long as it lived.
+story.test("each clone's own failure goes to on_error, though another's has the same words", function(t)
+  local seen = {}
+  fork.on_error(function(err) seen[#seen + 1] = err end)
+  local p = fork.new_exec()
+  local makes = {
+    {"REMOTE", "the clone fails", function() return p:fork():eval "-- =clone\nerror 'the clone fails'" end},
+    {"EINVAL", "^option cwd", function() return p:fork{cwd = "/nonexistent"}:eval "x = 1" end},
+    {"EINVAL", "^argument #1 of 'send_fd'", function() return p:fork():send_fd(999999) end},
+  }
+  for _, make in ipairs(makes) do
+    local code, text, new = table.unpack(make)
+    t.error(select(2, new():run "type"), code, text)
+    local before = #seen
+    for n = 1, 3 do
+      new():close()
+      t.within(5, function() return #seen == before + n end)
+      t.error(seen[#seen], code, text)
+    end
+    do
+      local q = new() -- luacheck: ignore
+    end
+    t.within(5, function()
+      t.collect()
+      return #seen == before + 4
+    end)
+  end
+  for _ = 1, 10 do
+    t.collect()
+    fork.step(0.005)
+  end
+  t.eq(#seen, 4 * #makes, "each once")
+end)
+
+story.test("a template's failure is told once, whichever of its clones tells it", function(t)
+  local seen = {}
+  fork.on_error(function(err) seen[#seen + 1] = err end)
+  local p = fork.new_exec():eval "error 'the template fails'"
+  local a = p:fork()
+  local b, c = a:fork(), p:fork()
+  t.error(select(2, b:run "type"), "REMOTE", "the template fails")
+  for _, process in ipairs {c, a, p, b} do process:close() end
+  for _ = 1, 10 do fork.step(0.005) end
+  t.eq(#seen, 0)
+  p = fork.new_exec():eval "error 'nobody asks'"
+  a, c = p:fork(), p:fork()
+  b = a:fork()
+  for _, process in ipairs {b, c, p, a} do process:close() end
+  t.within(5, function() return #seen > 0 end)
+  for _ = 1, 10 do fork.step(0.005) end
+  t.eq(#seen, 1)
+end)
+
 story.test("every clone asked of a failed process gets its error, older ones live", function(t)
   local p = fork.new_exec():require "actor"
   local old = p:fork()
