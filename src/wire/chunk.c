@@ -3,6 +3,7 @@
 
 #include "base/origin.h"
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 static void put_u32(unsigned char *p, uint32_t v) {
@@ -52,6 +53,13 @@ int chunk_record_finish(struct chunk_record *record, uint32_t count, const void 
   atomic_store_explicit(&record->bytes, at + (uint32_t)size, memory_order_relaxed);
   atomic_store_explicit(&record->finished, count, memory_order_release);
   return 1;
+}
+
+int chunk_record_has_finished(const void *head) {
+  uint32_t finished;
+  memcpy(&finished, (const char *)head + offsetof(struct chunk_record, finished),
+         sizeof finished);
+  return finished != 0;
 }
 
 void chunk_record_clear(struct chunk_record *record) {

@@ -42,6 +42,9 @@ int chunk_record_finish(struct chunk_record *record, uint32_t count, const void 
 
 /* ---- the parent's side ---- */
 
+/* Whether an item is finished, as the first bytes of a record that is a file say. */
+enum { CHUNK_RECORD_HEAD = sizeof(struct chunk_record) };
+int chunk_record_has_finished(const void *head);
 void chunk_record_clear(struct chunk_record *record);
 void chunk_record_stop(struct chunk_record *record);
 /* Of a chunk of n items: copies the answers into out (RPC_CHUNK_BYTES), *ret_bytes of

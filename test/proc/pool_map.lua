@@ -147,6 +147,32 @@ story.test("workers that die at random items cost these items and no other", fun
   end
 end)
 
+-- A message counted as answered only as a whole: workers that died at their first one, behind
+-- items that they had answered, were six that had answered nothing, and the pool failed.
+for _, isolation in ipairs {"process", "thread"} do
+  story.test(("a %s that dies behind items of its message has answered"):format(isolation), function(t)
+    local function pool_of(name)
+      return fork.new_exec():eval [[
+        function tenth(x) if x % 10 == 0 then os.exit(3) end return x end
+        function never(x) os.exit(3) end
+      ]]:pool(name, {max = 1, load = 1, isolation = isolation, backoff = {min = 0.001, max = 0.001}})
+    end
+    local pool = pool_of "tenth"
+    local told = tell(t, false, pool:map(count_to(120), {chunk = 10}))
+    for i = 1, 120 do
+      if i % 10 == 0 then t.error(told[i].err, "CLONE_DIED") else t.eq(told[i], {i}) end
+    end
+    t.eq({#told, pool:stats().state, pool:stats().deaths}, {120, "running", 12})
+    t.got(pool:drain(5))
+    pool = pool_of "never"
+    for _, one in ipairs(tell(t, false, pool:map(count_to(120), {chunk = 10}))) do
+      t.error(one.err, "CLONE_DIED")
+    end
+    t.eq(pool:stats().state, "failed", "those that answer nothing still fail it")
+    pool:close()
+  end)
+end
+
 story.test("items that may run twice do when their worker dies, three times at most", function(t)
   for _, chunk in ipairs {"auto", 20, 1} do
     local p, read = template()

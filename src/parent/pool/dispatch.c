@@ -7,6 +7,7 @@
 #include "parent/process/process_trace.h"
 #include "parent/rpc/rpc.h"
 #include "parent/rpc/rpc_send.h"
+#include "wire/chunk.h"
 #include "wire/rpc_proto.h"
 
 enum { RUNS_MAX = 3 /* of an idempotent call */ };
@@ -105,6 +106,15 @@ static void fail_overdue(struct mf_pool *pool, struct pool_call *c) {
   call_fail(&c->base, MF_ETIMEOUT, MF_STARTED_UNKNOWN);
 }
 
+/* The items of a chunk are calls of their own, and what its record has of them are
+ * answers. Of one that runs again it may have some that another worker gave. */
+static int has_answered_items(const struct pool_call *c) {
+  unsigned char head[CHUNK_RECORD_HEAD];
+  return c->base.type == RPC_CHUNK && !c->unsure && c->base.payload &&
+         payload_read_file(c->base.payload, head, sizeof head) == 0 &&
+         chunk_record_has_finished(head);
+}
+
 void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
                    const mf_message *m) {
   struct mf_pool *pool = w->pool;
@@ -123,7 +133,8 @@ void pool_on_reply(struct worker *w, struct pool_call *c, const mf_error *e,
   pool->nworking--;
   pool_count_run(c, w, now_us, !died);
   deadline_clear(&c->work_deadline);
-  if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot, !died)) {
+  if (w->slot >= 0 && policy_take_back(&pool->policy, (unsigned)w->slot,
+                                       !died || has_answered_items(c))) {
     pool_note_end(w, MF_WORKER_RECYCLED, "max_calls: it has had %llu calls",
                   (unsigned long long)w->nanswers);
     pool_recycle(w);

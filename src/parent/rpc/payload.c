@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
   SMALLEST = 256, /* bytes: room at least */
@@ -137,6 +138,15 @@ static void end_loan(struct payload *p) {
 struct payload *payload_hold(struct payload *p) {
   p->refs++;
   return p;
+}
+
+int payload_read_file(const struct payload *p, void *bytes, size_t n) {
+  if (p->nfds != 1)
+    return -EBADF;
+  ssize_t r = pread(p->fds[0], bytes, n, 0);
+  if (r < 0)
+    return -errno;
+  return (size_t)r == n ? 0 : -ENODATA;
 }
 
 void payload_close(struct payload *p) {

@@ -37,6 +37,8 @@ size_t payload_pieces(const struct payload *p, struct iovec *pieces);
 struct payload *payload_blank(size_t length, struct blockcache *blockcache,
                               struct payload *reuse);
 struct payload *payload_hold(struct payload *p);
+/* Reads the first n bytes of the file that its one descriptor is. 0 or -errno. */
+int payload_read_file(const struct payload *p, void *bytes, size_t n);
 /* Closes the descriptors in a forked copy, where nobody else uses them. */
 void payload_close(struct payload *p);
 /* The last one to let go closes and frees. */
