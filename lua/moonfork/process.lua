@@ -562,7 +562,7 @@ function methods.save(p, file, opts, callback)
   local function start(done)
     local function told(err, ok)
       if err then record.mark_told(p, err) end
-      return done(err, ok)
+      return done(err, ok or nil)
     end
     local err = p.err or failed
     if not err then

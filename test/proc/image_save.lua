@@ -286,6 +286,10 @@ image_story("a save replaces the file as a whole, and only if it succeeds", func
   local which = t.ask(fork.load(path):fork(), "return which")
   t.ok(which == "new" or which == "old" and done ~= true, which) -- one of them, and whole
   local q = fork.new_exec()
+  local told
+  q:save(t:tmp() .. "/no/such/folder", function(...) told = table.pack(...) end)
+  t.within(5, function() return told end)
+  t.eq(told[2], nil, "an error comes without a value")
   local ok, err = q:save(t:tmp() .. "/no/such/folder")
   t.eq(ok, nil)
   t.error(err, "EINVAL", "No such file")
