@@ -72,8 +72,8 @@ struct mux {
   int greeted;           /* local descriptors are read */
   int over;              /* on_end was called */
   uint32_t window;
-  uint32_t next_id;     /* of our channels: near end 1 mod 4, agent even */
-  uint32_t last_ids[2]; /* the largest that the other end has made; of the program */
+  uint32_t next_id;            /* of our channels: near end 1 mod 4, agent even */
+  uint32_t last_ids[2];        /* the last that the other end has made; of the program */
   struct list channels, fresh; /* fresh: not watched yet */
   struct list paused, stalled; /* for room in the stream; for the system to take fds */
   struct list crowded;         /* for descriptors to be closed here */

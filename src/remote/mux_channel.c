@@ -159,11 +159,9 @@ static void describe(struct mux *m, int fd, struct link_descriptor *d) {
     return;
   }
   d->kind = (unsigned)kind;
-  d->id = m->next_id;
+  d->id = channel_next_id(m);
   if (mux_add(m, d->id, fd, way_here(d->kind)) < 0)
     *d = (struct link_descriptor){.kind = LINK_REFUSED};
-  else
-    m->next_id += m->is_agent ? 2 : 4;
 }
 
 /* The same behind what has to be said before, and with descriptors. The bytes are moved

@@ -45,6 +45,8 @@ struct mux_channel {
 };
 
 void channel_on_ready(struct turn_watch *w, int events);
+/* For a new channel of this end's, which no other has now. */
+uint32_t channel_next_id(struct mux *m);
 /* Without a local descriptor. NULL: no memory. */
 struct mux_channel *channel_new(struct mux *m, uint32_t id);
 void channel_drop(struct mux_channel *c);

@@ -25,10 +25,9 @@ int mux_fork(struct mux *m, const struct link_fork *fork) {
     m->ops->on_unmade_end(m, fork->token);
     return 0;
   }
-  struct mux_channel *c = channel_new(m, m->next_id);
+  struct mux_channel *c = channel_new(m, channel_next_id(m));
   if (!c)
     return -ENOMEM;
-  m->next_id += 4;
   c->token = fork->token;
   list_push(&m->unmade, &c->unmade);
   int r = link_put_clone(&m->out, c->id, fork, NULL, 0);
@@ -52,10 +51,14 @@ static uint32_t *last_id(struct mux *m, uint32_t id) {
   return &m->last_ids[m->is_agent && link_channel_is_early(id)];
 }
 
+/* Numbers go round: the next one is less than half of them ahead. */
 int channel_may_come(struct mux *m, uint32_t id) {
   int is_theirs = (id & 1) != (unsigned)!m->is_agent;
-  return is_theirs && id > *last_id(m, id) && m->nchannels < LINK_CHANNELS_MAX ? 0
-                                                                               : -EPROTO;
+  int is_next = (int32_t)(id - *last_id(m, id)) > 0;
+  return is_theirs && is_next && id > LINK_CHANNEL_OUTPUT && !mux_has(m, id) &&
+                 m->nchannels < LINK_CHANNELS_MAX
+             ? 0
+             : -EPROTO;
 }
 
 void channel_has_come(struct mux *m, uint32_t id) {

@@ -43,6 +43,17 @@ int mux_grow(struct mux *m) {
   return 0;
 }
 
+/* After the largest one they begin again: nothing is under way any more of a channel that
+ * is gone so long. */
+uint32_t channel_next_id(struct mux *m) {
+  uint32_t id;
+  do {
+    id = m->next_id;
+    m->next_id += m->is_agent ? 2 : 4;
+  } while (id <= LINK_CHANNEL_OUTPUT || mux_has(m, id));
+  return id;
+}
+
 struct mux_channel *channel_new(struct mux *m, uint32_t id) {
   struct mux_channel *c = calloc(1, sizeof *c);
   if (!c)

@@ -1,0 +1,141 @@
+/* The numbers of channels, between a near end and an agent. After 2^30 channels of the near
+ * end's its next number was 1 again, which the agent took for a lie: the link ended. */
+#include "mux_kit.h"
+
+#include "os/sock.h"
+#include "remote/mux.h"
+#include "remote/mux_channel.h"
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+enum { NEAR, AGENT, WINDOW = 8192, TURNS = 1000, STAYING = 2 };
+
+static struct mux muxes[2];
+static uv_loop_t loop;
+static struct turn turns;
+static int users[2]; /* the other end of channel 1's local socket */
+static int ended;
+
+static int on_frame(struct mux *m, const struct link_frame *f) {
+  return -EPROTO;
+}
+
+static void on_end(struct mux *m, const char *text) {
+  ended++;
+}
+
+static const struct mux_ops ops = {.on_frame = on_frame, .on_end = on_end};
+
+static void after(struct turn *t) {
+  mux_after(&muxes[NEAR]);
+  mux_after(&muxes[AGENT]);
+}
+
+static int setup(void **state) {
+  int stream[2], local[2];
+  ended = 0;
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(turn_init(&turns, &loop, after), 0);
+  assert_int_equal(sock_pair(stream, 0), 0);
+  for (int i = NEAR; i <= AGENT; i++) {
+    assert_int_equal(mux_init(&muxes[i], &turns, &ops, NULL, i == AGENT), 0);
+    assert_int_equal(sock_pair(local, 0), 0);
+    assert_int_equal(mux_open(&muxes[i], stream[i], fd_dup(stream[i])), 0);
+    assert_int_equal(mux_add(&muxes[i], LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
+    mux_begin(&muxes[i], WINDOW);
+    users[i] = local[0];
+  }
+  channel_find(&muxes[NEAR], LINK_CHANNEL_ROOT)->opening.is_on =
+      0; /* no process speaks */
+  return 0;
+}
+
+static int teardown(void **state) {
+  mux_shut(&muxes[AGENT]);
+  mux_kit_end(&muxes[NEAR], &turns, &loop);
+  mux_deinit(&muxes[AGENT]);
+  close(users[NEAR]);
+  close(users[AGENT]);
+  return 0;
+}
+
+static void await_bytes(int fd) {
+  struct pollfd p = {fd, POLLIN, 0};
+  for (int i = 0; i < TURNS && poll(&p, 1, 0) == 0; i++)
+    turn_once(&turns, 0);
+  assert_int_equal(ended, 0);
+  assert_int_equal(p.revents & POLLIN, POLLIN);
+}
+
+static void receive(int fd, struct fdset *fds) {
+  char text;
+  struct iovec iov = {&text, 1};
+  int truncated;
+  fdset_init(fds);
+  await_bytes(fd);
+  assert_int_equal(sock_recv_iov(fd, &iov, 1, 1, fds, &truncated), 1);
+}
+
+/* A socket from one side to the other; what is written here arrives there. ret_ends: both,
+ * to be closed by the caller. */
+static void pass_socket(int from, int ret_ends[2]) {
+  struct iovec iov = {(void *)(uintptr_t) "x", 1};
+  struct fdset fds;
+  int pair[2];
+  assert_int_equal(sock_pair(pair, 0), 0);
+  assert_int_equal(sock_send(users[from], &iov, 1, pair, 1), 1);
+  close(pair[0]);
+  receive(users[!from], &fds);
+  assert_int_equal(fds.n, 1);
+  ret_ends[0] = pair[1];
+  ret_ends[1] = fdset_steal(&fds, 0);
+  assert_int_equal(write(ret_ends[0], "y", 1), 1);
+  receive(ret_ends[1], &fds);
+}
+
+/* As if all numbers but some of the last had been used. */
+static void go_near_the_end(int side) {
+  uint32_t step = side == AGENT ? 2 : 4;
+  muxes[side].next_id +=
+      UINT32_MAX / step * step - 3 * step - muxes[side].next_id / step * step;
+  muxes[!side].last_ids[0] = muxes[side].next_id - step;
+}
+
+static void numbers_begin_again(int side) {
+  int staying[STAYING][2], ends[2];
+  for (int i = 0; i < STAYING; i++)
+    pass_socket(side, staying[i]);
+  go_near_the_end(side);
+  uint32_t first = muxes[side].next_id;
+  for (int i = 0; i < 16; i++) {
+    pass_socket(side, ends);
+    close(ends[0]);
+    close(ends[1]);
+  }
+  assert_true(muxes[side].next_id < first);
+  for (int i = 0; i < STAYING; i++) { /* each has its own channel still */
+    struct fdset fds;
+    assert_int_equal(write(staying[i][1], "z", 1), 1);
+    receive(staying[i][0], &fds);
+    close(staying[i][0]);
+    close(staying[i][1]);
+  }
+}
+
+static void test_the_near_ends_numbers_begin_again(void **state) {
+  numbers_begin_again(NEAR);
+}
+
+static void test_the_agents_numbers_begin_again(void **state) {
+  numbers_begin_again(AGENT);
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+  const struct CMUnitTest tests[] = {
+      T(test_the_near_ends_numbers_begin_again),
+      T(test_the_agents_numbers_begin_again),
+  };
+  return cmocka_run_group_tests_name("mux_numbers", tests, NULL, NULL);
+}
