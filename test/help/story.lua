@@ -18,7 +18,7 @@
 -- exists already: the first census comes after a warm-up. story.census = false, or the
 -- option census=false of one story, switches that off, and the file says why.
 --
--- Options of story.test(name, options, f): deadline (seconds, default 20), census,
+-- Options of story.test(name, options, f): deadline (seconds, default 60), census,
 -- new_template (the story replaces the default template: descriptors are then compared by
 -- kind), root / user (needs that kind of account), needs (a module that must be there), busy
 -- (what it leaves is at work: that nobody uses the processor is not asked for).
@@ -510,7 +510,7 @@ function T:lua(source, options)
   local script = self:file("script" .. self.nscripts .. ".lua", source)
   local out, err = script .. ".out", script .. ".err"
   local command = string.format("exec timeout -k 2 %d env %s %s '%s' >'%s' 2>'%s' %s",
-    math.ceil((options.deadline or 15) * scale), options.before or "", lua, script, out, err,
+    math.ceil((options.deadline or 45) * scale), options.before or "", lua, script, out, err,
     options.after or "</dev/null")
   if options.shell then command = options.shell .. "\n" .. command end
   local _, how, code = os.execute(command)
@@ -588,7 +588,7 @@ function story.test(name, options, f)
   if why then return report(true, name, why) end
   local counted = story.census and options.census ~= false
   print(("# begin %d - %s"):format(count, name))
-  kit.deadline(math.ceil((options.deadline or 20) * scale), 5)
+  kit.deadline(math.ceil((options.deadline or 60) * scale), 5)
   local t = setmetatable({modules = {}}, T)
   local ok, err = xpcall(function()
     if counted and not base then base = first_census() end
