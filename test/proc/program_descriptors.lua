@@ -55,6 +55,13 @@ story.test("map", {deadline = 60}, function(t)
   rises_to_success(t, [[map -j 6 -e "function f(x) return x * 2 end" f]], {expected = "2\n4\n"})
 end)
 
+-- Here the near end, the command and the agent may miss them, too.
+story.test("map, behind a command", {deadline = 60}, function(t)
+  local agent = ("exec '%s' agent '%s' #"):format(os.getenv "MOONFORK_REMOTE", os.getenv "MOONFORK_TEMPLATE")
+  rises_to_success(t, ([[map -j 2 --on "%s" -e "function f(x) return x * 2 end" f]]):format(agent),
+    {expected = "2\n4\n"})
+end)
+
 -- A worker ends the server, as Ctrl-C does.
 story.test("serve, on a socket that another one left behind", {deadline = 60}, function(t)
   local path = t:file "left"
