@@ -64,9 +64,62 @@ static void test_a_stopped_default_template_ends(void **state) {
   assert_int_equal(status, 0);
 }
 
+static int count_children(void) {
+  char path[64];
+  int pid, n = 0;
+  snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+  FILE *f = fopen(path, "re");
+  assert_non_null(f);
+  while (fscanf(f, "%d", &pid) == 1)
+    n++;
+  fclose(f);
+  return n;
+}
+
+static void on_late_run(mf_process *p, const mf_error *error, int socket, void *data) {
+  (void)p, (void)socket, (void)data;
+  assert_int_equal(error->code, MF_ECANCELLED);
+}
+
+/* It was continued, executed the forks that lay in its socket, and each clone was a zombie
+ * for as long as the host lived. */
+static void test_nothing_is_born_for_closed_processes(void **state) {
+  (void)state;
+  mf_process *p;
+  if (access("/proc/thread-self/children", R_OK) != 0)
+    skip();
+  assert_int_equal(mf_new(NULL, &p), 0);
+  assert_int_equal(mf_eval(p, "function f() end", 16, 0, NULL, NULL), 0);
+  assert_int_equal(mf_on_exit(p, on_exit_told, NULL), 0);
+  assert_int_equal(mf_run(p, "f", on_run, NULL), 0);
+  uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+  pid_t pid = only_child();
+  assert_true(pid > 0);
+  assert_int_equal(kill(pid, SIGSTOP), 0);
+  assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid); /* it has stopped */
+  for (int i = 0; i < 8; i++) {
+    assert_int_equal(mf_new(NULL, &p), 0);
+    assert_int_equal(mf_run(p, "type", on_late_run, NULL), 0);
+    uv_run(uv_default_loop(), UV_RUN_NOWAIT); /* the fork is written */
+    mf_close(p, NULL, NULL);
+  }
+  uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+  assert_int_equal(mf_reset(NULL), 0);
+  siginfo_t info = {0};
+  for (int i = 0; i < PAUSES && info.si_pid == 0; i++) {
+    assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT), 0);
+    poll(NULL, 0, info.si_pid ? 0 : PAUSE_MS);
+  }
+  int n = count_children();
+  while (waitpid(-1, NULL, 0) > 0)
+    ;
+  assert_int_equal(n, 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_stopped_default_template_ends),
+      cmocka_unit_test(test_nothing_is_born_for_closed_processes),
   };
   return cmocka_run_group_tests_name("reset", tests, NULL, NULL);
 }

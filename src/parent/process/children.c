@@ -277,6 +277,15 @@ void children_await_end(struct children *c, struct births *b, uint32_t slot, int
     p->living = pid;
 }
 
+int children_may_come(const struct children *c, const struct births *b) {
+  list_each(it, &c->pending) {
+    const struct pending_birth *p = list_entry(it, struct pending_birth, link);
+    if (p->births == b && b && p->living <= 0)
+      return 1;
+  }
+  return 0;
+}
+
 /* Its number has come: from now on its end is waited for. 0: that is no child of ours, or
  * another record's. */
 static int take_birth(struct children *c, struct pending_birth *p, int pid) {

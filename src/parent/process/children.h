@@ -44,6 +44,8 @@ void children_reap(struct backend *backend);
  * both. */
 void children_await_birth(struct children *c, struct births *b, uint32_t slot, int tree,
                           struct births *own);
+/* Whether a birth from b may still come. b may be NULL. */
+int children_may_come(const struct children *c, const struct births *b);
 /* A process that lives, our child or another record's, and whose record goes: nobody else
  * gets its slot (b NULL: it has none) before its end, and until then it may fork into its
  * own ones. Takes both. */

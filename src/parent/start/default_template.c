@@ -4,6 +4,7 @@
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
 #include "parent/start/early_process.h"
+#include <signal.h>
 
 static void make_default(struct context *ctx, struct mf_process *p) {
   p->open = 0;
@@ -103,6 +104,15 @@ int default_template(struct context *ctx, const mf_options *o, struct mf_process
   return 0;
 }
 
+/* Nothing of ours is on the loop: the end of its socket ends it, and nobody looks after
+ * it. Nor after what it would fork before that, for processes that are closed: each would
+ * be a zombie. */
+static void end_unattended(struct mf_process *p) {
+  if (!children_may_come(&registry_of(p->context)->children, p->own_births) ||
+      process_kill(p, SIGKILL) < 0)
+    process_continue(p);
+}
+
 void default_reset(struct context *ctx) {
   struct default_template *def = &registry_of(ctx)->def;
   struct mf_process *p = def->process;
@@ -118,7 +128,7 @@ void default_reset(struct context *ctx) {
   def->process = NULL;
   p->internal = 0;
   if (!ctx->started) {
-    process_continue(p); /* the end of its socket ends it, and nobody looks after it */
+    end_unattended(p);
     process_park(p);
   } else if (p->unstarted) {
     process_end_unstarted(p);
