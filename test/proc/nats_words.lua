@@ -205,6 +205,32 @@ test("who asks a node about a call hears that it is gone, or nothing while it is
   t.eq({none, all:sub(1, 4)}, {"", "mfa" .. VERSION})
 end)
 
+-- It was heard a moment ago, and silence would tell only after half a minute: the server says at once that
+-- nobody has its subject. So the call has not been entered, and another node may have it.
+test("a call to a node that has gone since its beat goes to another", function(t)
+  local server = helper.start(t)
+  local client = connect(t, server)
+  local far = far_pool(t, server, "w", {silent = 30})
+  t.within(20, function()
+    client:publish("w.beat", nil, beat(VERSION, STRANGER, "lucifer"))
+    fork.sleep(0.01)
+    return #far:nodes() == 1
+  end)
+  local ends = {}
+  for n = 1, 5 do far:call(n, function(err, value) ends[n] = err or value end) end
+  local till, were_sent, running = kit.now() + 5, false
+  repeat -- they are sent to it and come back, perhaps within one step
+    running = far:nodes()[1].running
+    were_sent = were_sent or running > 0
+    fork.step(0.01)
+  until were_sent and running == 0 or kit.now() > till
+  t.eq(running, 0)
+  t.eq(ends, {})
+  nats_node.start(t, server.url, "w")
+  t.within(20, function() return #ends == 5 end)
+  t.eq(ends, {1, 2, 3, 4, 5})
+end)
+
 test("a drain whose time is over gives up what the node still has, and the pool goes on", function(t)
   local here = node_here(t)
   local slow = "\x93\x01\xcb" .. (">d"):pack(60) .. "\xd9" .. ("s1"):pack(here.ledger)
