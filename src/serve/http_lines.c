@@ -59,10 +59,12 @@ static int look_at_head(struct lines *l, char ch) {
   return 0;
 }
 
+/* http_parser takes a byte from 128 on for the digit 0. */
 static int look_at_chunk(struct lines *l, char ch) {
+  unsigned char byte = (unsigned char)ch;
   if (l->after_cr != (ch == '\n'))
     return BROKEN;
-  if (ch != '\r' && ch != '\n' && ch != '\t' && ((unsigned char)ch < ' ' || ch == 127))
+  if (ch != '\r' && ch != '\n' && ch != '\t' && (byte < ' ' || byte >= 127))
     return BROKEN;
   l->after_cr = ch == '\r';
   if (ch == '\n')

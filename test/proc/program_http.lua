@@ -330,6 +330,7 @@ test("what is refused", "-n 1", function(t)
     {"GET / HTTP/1.1\r\nHost: x\r\n\rX", 400}, {"GET / HTTP/1.1\r\nHost: x\r\nA:\rXb\r\n\r\n", 400},
     {"\rGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400}, {"GET / HTTX/1.1\r\nHost: x\r\n\r\n", 400},
     {"GET /a\tb HTTP/1.1\r\nHost: x\r\n\r\n", 400}, {"GET / HTTP/1.1\r\nHost: x\r\nA: \0b\r\n\r\n", 400},
+    {chunked(nil, "\1543\r\nabc\r\n0\r\n\r\n"), 400}, {chunked(nil, "3\r\nabc\r\n\128\r\n\r\n"), 400},
     {chunked(nil, "0\r\nA:\0b\r\n\r\n"), 400}, {chunked(nil, "0\r\nA b: c\r\n\r\n"), 400},
     -- A folded line, which some take for a part of the field before it, and others for a field.
     {"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400}, {"GET / HTTP/1.1\r\nHost:\r\n x\r\n\r\n", 400},
