@@ -290,7 +290,7 @@ local function seal_choice(opts, key, values)
   local names = {}
   for name in pairs(values) do names[#names + 1] = ("'%s'"):format(name) end
   table.sort(names)
-  check.fail(1, "seal", ("option '%s': one of %s expected, got '%s'"):format(key,
+  check.fail(1, "seal", ("option '%s': one of %s expected, got %s"):format(key,
     table.concat(names, ", "), check.show(value)))
 end
 

@@ -371,6 +371,8 @@ story.test("misuse raises and names the argument; unknown options list the valid
   local p = fork.new()
   t.raises("limit", p.limit, p, {memory = 1})
   t.raises("seal", p.seal, p, {speed = 1})
+  t.raises("option 'gc': one of .* expected, got 'fast'%)", p.seal, p, {gc = "fast"})
+  t.raises("option 'audit': one of .* expected, got 1%)", p.seal, p, {audit = 1})
   t.raises("kill", p.kill, p, "NOSUCH")
   t.raises("kill", p.kill, p, {})
   t.raises("wait", p.wait, p, "long")
