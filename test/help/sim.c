@@ -297,6 +297,7 @@ static int op_spawn(struct backend *backend, const struct proc_spawn *spawn,
 static int op_pidfd(struct backend *backend, pid_t pid) {
   struct sim *s = self(backend);
   int i;
+  s->npidfds++;
   if (s->pidfd_error)
     return s->pidfd_error;
   i = fd_new(s, SIM_PIDFD);
@@ -357,6 +358,14 @@ static int op_peek(struct backend *backend, int pidfd, pid_t pid) {
   if (pid < 0 || pid >= SIM_FDS || !s->children[pid])
     return -ECHILD;
   return s->ended[pid] && s->traced != pid ? 0 : MF_AGAIN;
+}
+
+static uint64_t op_yield(struct backend *backend) {
+  struct sim *s = self(backend);
+  s->nyields++;
+  if (s->ends_meanwhile)
+    sim_end_process(s, s->ends_meanwhile, 0);
+  return s->yield_ns;
 }
 
 static int op_is_careless(struct backend *backend) {
@@ -476,6 +485,7 @@ static const struct backend_ops ops = {
     .kill_tree = op_kill_tree,
     .reap = op_reap,
     .peek = op_peek,
+    .yield = op_yield,
     .is_careless = op_is_careless,
     .note_thief = op_note_thief,
     .status = op_status,

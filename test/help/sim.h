@@ -37,6 +37,9 @@ struct sim {
   int ended[SIM_FDS], status[SIM_FDS]; /* by pid: has it ended, how */
   int children[SIM_FDS];               /* pids of our children that were not reaped */
   int traced; /* a child whose end a debugger is told of first: not for us to reap yet */
+  int nyields, npidfds;
+  uint64_t yield_ns;
+  int ends_meanwhile;  /* while others run: this process */
   int careless, thief; /* the host reaps what comes; that was noticed */
   int tells_status;    /* a pidfd tells the status of what others reaped */
   int share_error;

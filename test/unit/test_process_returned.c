@@ -152,12 +152,70 @@ static void test_a_function_that_has_returned_is_told_without_a_status(void **st
   end_after_first(s, first, t, q);
 }
 
+/* It ends a moment after its socket. Others may run first, where it is the only one: then
+ * it needs no pidfd. Where it lives longer it has one, and where others took long that is
+ * not tried again at once. */
+static void test_one_that_has_returned_may_end_first(void **state) {
+  static const struct {
+    int before, ends, nforks, takes_long, nyields, npidfds; /* of the last */
+  } cases[] = {
+      {0, 1, 1, 0, 1, 0}, {0, 0, 1, 0, 1, 1}, /* alone */
+      {0, 1, 2, 0, 0, 1},                     /* another one is under way */
+      {1, 1, 1, 0, 1, 0}, {1, 1, 1, 1, 0, 1}, /* one that ended earlier took long */
+      {0, 1, 1, 1, 1, 0},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    struct story *s = story_new();
+    struct frame f;
+    int far, fds[SIM_QUEUE], pid = 501;
+    mf_process *t = make_template(s, &far), *first = make_running(s, t, far, 500);
+    s->sim->yield_ns = cases[i].takes_long ? YIELDING_LATE_NS + 1 : YIELDING_LATE_NS;
+    for (int n = 0; n <= cases[i].before; n++, pid++) {
+      mf_process *q = ask_for_a_function(s, t), *other = NULL;
+      int q_far = sim_far_end(s->sim, q->chan.fd);
+      int is_last = n == cases[i].before;
+      if (is_last && cases[i].nforks == 2)
+        other = ask_for_a_function(s, t);
+      s->runs = s->exits = s->sim->nyields = s->sim->npidfds = 0;
+      while (sim_command(s->sim, far, &f, fds))
+        if (f.type == CMD_FORK && f.id == q->id) {
+          sim_fork(s->sim, far, &f, fds, pid);
+          *sim_returned(s->sim, far, &f) = q->id;
+        }
+      s->sim->ends_meanwhile = !is_last || cases[i].ends ? pid : 0;
+      sim_hang_up(s->sim, q_far);
+      sim_run(s->sim);
+      if (is_last) {
+        assert_int_equal(s->sim->nyields, cases[i].nyields);
+        assert_int_equal(s->sim->npidfds, cases[i].npidfds);
+      }
+      sim_end_process(s->sim, pid, 0);
+      sim_run(s->sim);
+      assert_int_equal(s->runs, 1);
+      assert_int_equal(s->run_error, 0);
+      assert_int_equal(s->exits, 1);
+      assert_int_equal(s->exit_known, 1);
+      assert_int_equal(s->sim->children[pid], 0);
+      mf_close(q, NULL, NULL);
+      if (other)
+        mf_close(other, NULL, NULL);
+    }
+    sim_end_process(s->sim, 500, 0);
+    sim_run(s->sim);
+    mf_close(first, NULL, NULL);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    story_free(s);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_function_that_has_returned_was_entered),
       cmocka_unit_test(test_a_function_that_has_returned_was_not_withdrawn),
       cmocka_unit_test(test_a_return_after_a_refusal_is_not_believed),
       cmocka_unit_test(test_a_function_that_has_returned_is_told_without_a_status),
+      cmocka_unit_test(test_one_that_has_returned_may_end_first),
   };
   return cmocka_run_group_tests_name("process returned", tests, NULL, NULL);
 }

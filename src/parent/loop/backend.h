@@ -85,7 +85,8 @@ struct backend_ops {
   int (*kill_tree)(struct backend *s, int pidfd, pid_t pid, int by_number, int signum);
   int (*reap)(struct backend *s, int pidfd, pid_t pid, struct proc_status *ret);
   int (*peek)(struct backend *s, int pidfd, pid_t pid); /* as proc_peek */
-  int (*is_careless)(struct backend *s);                /* as proc_is_careless */
+  uint64_t (*yield)(struct backend *s);  /* others run first; the nanoseconds they took */
+  int (*is_careless)(struct backend *s); /* as proc_is_careless */
   void (*note_thief)(struct backend *s);
   /* The status of a process that is no child of ours and has ended: from the pidfd once
    * somebody has reaped it, from /proc while it is a zombie. 0 or -ENODATA. */

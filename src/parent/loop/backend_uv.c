@@ -15,6 +15,7 @@
 #include "parent/loop/poller.h"
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -266,6 +267,12 @@ static int op_peek(struct backend *s, int pidfd, pid_t pid) {
   return proc_peek(pidfd, pid);
 }
 
+static uint64_t op_yield(struct backend *s) {
+  uint64_t start_ns = proc_now_ns();
+  sched_yield();
+  return proc_now_ns() - start_ns;
+}
+
 static int op_is_careless(struct backend *s) {
   return proc_is_careless();
 }
@@ -397,6 +404,7 @@ static const struct backend_ops uv_ops = {
     .kill_tree = op_kill_tree,
     .reap = op_reap,
     .peek = op_peek,
+    .yield = op_yield,
     .is_careless = op_is_careless,
     .note_thief = op_note_thief,
     .status = op_status,

@@ -14,6 +14,7 @@
 #include "parent/loop/backend.h"
 #include "parent/loop/busy_wait.h"
 #include "parent/loop/deadline.h"
+#include "parent/loop/yielding.h"
 #include <moonfork.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -86,6 +87,7 @@ struct context {
   struct deadlines deadlines;
   struct blockcache blockcache;
   struct busy_wait busy_wait;
+  struct yielding yielding;
 };
 
 /* On that backend (taken), in no list. */

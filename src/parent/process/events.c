@@ -187,6 +187,7 @@ int process_hear_return(struct mf_process *p) {
     far_link_read(p->far);
   if (!births_returned(p->births, p->slot, p->id))
     return 0;
+  p->has_returned = 1;
   process_confirm_fork(p);
   p->is_withdrawn = 0; /* its socket is at its end, whoever has shut it */
   process_event(p, &(struct event){EV_RUNNING, .pid = p->pid});

@@ -180,6 +180,17 @@ void process_set_pid(struct mf_process *p, int pid) {
 enum kinship { NO_CHILD, CHILD, ENDED_CHILD }; /* ours, and unreaped */
 static void identify(struct mf_process *p, int pid, int pidfd, enum kinship kinship);
 
+/* It has returned, and is about to end. A call that waits for it asks again by itself; with
+ * others under way the loop has enough to do meanwhile. */
+static int let_end(struct mf_process *p) {
+  struct context *ctx = p->context;
+  if (!p->has_returned || p->attended || (p->source && !list_empty(&p->source->asked)) ||
+      !yielding_is_due(&ctx->yielding))
+    return 0;
+  yielding_took(&ctx->yielding, ctx->backend->ops->yield(ctx->backend));
+  return 1;
+}
+
 static enum kinship ask_kinship(struct backend *s, int pidfd, int pid) {
   int r = s->ops->peek(s, pidfd, pid);
   return r == -ECHILD ? NO_CHILD : r == 0 ? ENDED_CHILD : CHILD;
@@ -227,6 +238,8 @@ void process_learn(struct mf_process *p) {
     }
   } else {
     kinship = ask_kinship(s, -1, pid);
+    if (kinship == CHILD && let_end(p))
+      kinship = ask_kinship(s, -1, pid);
     if (kinship == NO_CHILD) {
       s->ops->note_thief(s);
       return;

@@ -149,6 +149,7 @@ struct mf_process {
   unsigned is_adrift : 1;    /* over there, and what it said last was not waited for */
   unsigned is_withdrawn : 1; /* its function is to be entered no more */
   unsigned has_entered : 1;  /* and was, all the same */
+  unsigned has_returned : 1; /* before it could say that it runs */
   unsigned attended : 1;     /* a call polls its socket, and asks for its end */
   unsigned idle_death : 1;   /* the error is no failed command: on_error is not told */
   unsigned has_image : 1; /* it, or what it was forked from, may be one of hibernate's */
