@@ -413,10 +413,15 @@ static int take_gone(const struct link_frame *f) {
 }
 
 static int take_failed(const struct link_frame *f) {
+  static const struct link_end root = {.serial = LINK_SERIAL_ROOT,
+                                       .status = LINK_STATUS_UNKNOWN};
   int rc = link_read_text(f, reason, sizeof reason);
-  if (rc == 0)
-    mux_break(&mux, reason);
-  return rc;
+  if (rc < 0)
+    return rc;
+  if (!has_template) /* nor will there be one: nothing that was sent is entered */
+    link_put_end(&side_out, &root);
+  mux_break(&mux, reason);
+  return 0;
 }
 
 static int on_frame(struct mux *m, const struct link_frame *f) {

@@ -232,6 +232,25 @@ end)
 
 -- What stands in a queue here never left: the near end had stopped, and read no more. Those were said to have
 -- perhaps begun.
+-- The agent had greeted, and what was sent might have been on its way.
+story.test("nothing is started where the agent can't start the template program", function(t)
+  for _, way in ipairs { "run", "fork", "rpc" } do
+    local p = fork.remote { command = { os.getenv "MOONFORK_REMOTE", "agent", "/nowhere/template" } }
+    local err
+    if way == "rpc" then
+      local rpc = p:fork():rpc "f"
+      err = select(2, rpc())
+      rpc:close()
+    else
+      err = select(2, (way == "fork" and p:fork() or p):run "f")
+    end
+    t.error(err, "TEMPLATE_START", "/nowhere/template can't be started there: No such file")
+    t.eq({ way, err.started }, { way, "no" })
+    if way ~= "run" then t.error(select(2, p:run "f"), "TEMPLATE_START") end -- else on_error hears of it
+    p:close()
+  end
+end)
+
 story.test("a function whose run was not sent when the link is lost is not started", function(t)
   local long = ("x"):rep(2 ^ 20)
   local ways = {

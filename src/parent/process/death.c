@@ -45,7 +45,7 @@ static int has_work(const struct mf_process *p) {
  * link is lost that had an agent, and not in time for who does not wait. */
 static int is_on_its_way(const struct mf_process *p) {
   const struct far_process *q = p->far_process;
-  int is_cut_off = p->far && far_link_is_lost(p->far) && far_link_is_up(p->far);
+  int is_cut_off = p->far && far_link_is_lost(p->far) && far_link_had_template(p->far);
   return p->far && (q ? !q->gone : is_cut_off || p->is_adrift);
 }
 

@@ -264,8 +264,10 @@ static int take_gone(struct far_link *far, const struct link_frame *f) {
   if (link_read_end(f, &e) < 0)
     return -EPROTO;
   struct far_process *q = find(far, e.serial);
-  if (!q)
+  if (!q) {
+    far->is_barren |= e.serial == LINK_SERIAL_ROOT && !far->has_root;
     return 0;
+  }
   if (q->gone)
     return -EPROTO;
   if (q->is_awaited || q->serial == LINK_SERIAL_ROOT)
@@ -618,6 +620,10 @@ int far_link_is_lost(const struct far_link *far) {
 
 int far_link_is_up(const struct far_link *far) {
   return far->up;
+}
+
+int far_link_had_template(const struct far_link *far) {
+  return far->up && !far->is_barren;
 }
 
 const char *far_link_reason(const struct far_link *far) {

@@ -84,6 +84,8 @@ void far_link_look(struct far_link *far);
 int far_link_is_lost(const struct far_link *far);
 /* The agent has greeted. */
 int far_link_is_up(const struct far_link *far);
+/* Whether a template was perhaps started over there. */
+int far_link_had_template(const struct far_link *far);
 /* Why it is lost, what the command printed: texts, perhaps empty. */
 const char *far_link_reason(const struct far_link *far);
 const char *far_link_printed(const struct far_link *far);

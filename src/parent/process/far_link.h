@@ -33,7 +33,7 @@ struct far_link {
   struct watch watch;
   struct task task, waking, reading;
   struct buf in, out;
-  int has_root, root_is_news;
+  int has_root, root_is_news, is_barren; /* is_barren: the agent had no template */
   int is_listening;          /* an end is looked for that nobody is known to await */
   unsigned nknown, nawaited; /* processes, but the far template */
   unsigned nmeasured;
