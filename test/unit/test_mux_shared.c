@@ -262,8 +262,13 @@ enum { PLACE = 3, TICKET = 7, FEW = 40 };
 static int open_direct(void) {
   int pair[2];
   assert_int_equal(sock_pair(pair, 0), 0);
+  uint64_t cookie = sock_cookie(pair[1]);
   assert_int_equal(mux_add(&mux, LINK_NEAR_FIRST, pair[1], MUX_BOTH), 0);
-  mux_direct(&mux, PLACE, TICKET, sock_cookie(pair[1]));
+  if (!cookie) { /* a system without */
+    close(pair[0]);
+    skip();
+  }
+  mux_direct(&mux, PLACE, TICKET, cookie);
   assert_int_equal(page.direct[PLACE].ticket, 0); /* what is passed is not told yet */
   turn_for(5);
   return pair[0];
