@@ -1,9 +1,9 @@
-/* FORKs, and requests of calls that go one at a time, that the program writes to the
- * command's input by itself, so that its near end is not woken for them
- * (doc/remote-protocol.md, "The program's own FORKs"). Two processes then write to one
- * pipe: a piece of at most PIPE_BUF bytes goes in whole or not at all, and for anything
- * else the near end claims the pipe, in the page that both share. The program never waits
- * for the near end. Runs in the parent and the near end. */
+/* FORKs, and requests of calls, that the program writes to the command's input by itself,
+ * so that its near end is not woken for them (doc/remote-protocol.md, "The program's own
+ * FORKs"). Two processes then write to one pipe: a piece of at most PIPE_BUF bytes goes in
+ * whole or not at all, and for anything else the near end claims the pipe, in the page
+ * that both share. The program never waits for the near end. Runs in the parent and the
+ * near end. */
 #ifndef WIRE_LINK_EARLY_H
 #define WIRE_LINK_EARLY_H
 

@@ -1,4 +1,4 @@
--- The program writes FORKs, and calls that go one at a time, to the command's input by itself
+-- The program writes FORKs, and requests of calls, to the command's input by itself
 -- (src/wire/link_early.h): the near end need not run for that, both write to one pipe, and its end is
 -- noticed although the program has it, too.
 
@@ -62,7 +62,7 @@ story.test("a call is on its way while the near end does not run", function(t)
   local p = over(nil, 10):eval(touch(file))
   for nth = 1, 2 do
     local rpc, before = p:fork():rpc "touch", #t.read(file)
-    for _ = 1, 20 do rpc() end -- they go one at a time, which it learns of
+    for _ = 1, 20 do rpc() end -- it gives permission meanwhile
     local near = child_of(kit.getpid())
     kit.kill(near, kit.SIGSTOP)
     t:defer(function() kit.kill(near, kit.SIGCONT) end)

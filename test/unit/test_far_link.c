@@ -379,7 +379,7 @@ static size_t write_direct(struct far_link *far, struct far_direct *d, uint64_t 
   return far_direct_write(far, d, nsocket, &iov, 1);
 }
 
-enum { COOKIE = 77, ALONE = 5, SAID = 100, SOME = 60 };
+enum { COOKIE = 77, BEFORE = 5, SAID = 100, SOME = 60 };
 
 /* The near end's answer: so many bytes of the socket stand in the stream. */
 static void permit(struct far_link *far, const struct far_direct *d, uint32_t npassed) {
@@ -405,7 +405,7 @@ static void test_requests_that_the_program_writes_itself(void **state) {
   far_direct_expect(far, &d, -1, COOKIE); /* the input was not given yet */
   far->input = input[0];
   far_end = sim_far_end(s->sim, input[0]);
-  for (int i = 0; i < ALONE - 1; i++)
+  for (int i = 0; i < BEFORE - 1; i++)
     far_direct_expect(far, &d, -1, COOKIE);
   assert_int_equal(next_of(s, near_end, &f), 0);
   assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
@@ -447,7 +447,7 @@ static void test_requests_that_the_program_writes_itself(void **state) {
   uint32_t ticket = d.ticket;
   far_direct_end(far, &d);
   assert_int_equal(write_direct(far, &d, SAID, 1), 0);
-  for (int i = 0; i < ALONE; i++)
+  for (int i = 0; i < BEFORE; i++)
     far_direct_expect(far, &other, -1, COOKIE + 1);
   assert_int_equal(other.place, place);
   assert_int_not_equal(other.ticket, ticket);

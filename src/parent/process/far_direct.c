@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { ALONE_MIN = 4 }; /* requests, before it is worth a message to the near end */
+enum { BEFORE_MIN = 4 }; /* requests, before it is worth a message to the near end */
 
 static int find_place(const struct far_link *far, unsigned *ret) {
   for (unsigned i = 0; i < LINK_DIRECT_MAX; i++)
@@ -22,7 +22,7 @@ static int find_place(const struct far_link *far, unsigned *ret) {
 void far_direct_expect(struct far_link *far, struct far_direct *d, int fd,
                        uint64_t cookie) {
   const struct backend *b = far->context->backend;
-  if (far->input < 0 || d->nalone > ALONE_MIN || d->nalone++ < ALONE_MIN ||
+  if (far->input < 0 || d->nbefore > BEFORE_MIN || d->nbefore++ < BEFORE_MIN ||
       !find_place(far, &d->place))
     return;
   if (!cookie && b->ops->cookie)
@@ -82,5 +82,5 @@ size_t far_direct_write(struct far_link *far, struct far_direct *d, uint64_t nso
 void far_direct_end(struct far_link *far, struct far_direct *d) {
   if (d->ticket)
     far->places &= ~((uint64_t)1 << d->place);
-  *d = (struct far_direct){.nalone = ALONE_MIN + 1, .nwritten = d->nwritten};
+  *d = (struct far_direct){.nbefore = BEFORE_MIN + 1, .nwritten = d->nwritten};
 }

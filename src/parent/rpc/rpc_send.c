@@ -125,16 +125,14 @@ static void put_end(struct mf_rpc *rpc) {
 
 /* ---- writing ---- */
 
-/* One call at a time: over a link the near end need not be woken for it. 0: by the socket.
- */
+/* Over a link the near end need not be woken for it. 0: by the socket. */
 static ssize_t send_direct(struct mf_rpc *rpc, const struct iovec *iov, int n, int nfds) {
   struct mf_process *p = rpc->process;
-  int is_alone = rpc->flying.next == rpc->flying.prev && !list_empty(&rpc->flying);
-  if (!p->far || nfds || !is_alone || rpc->far != FAR_SERVING)
+  if (!p->far || nfds || rpc->far != FAR_SERVING)
     return 0;
+  uint64_t nsocket = p->chan.nwritten + rpc->sent - rpc->direct.nwritten;
   far_direct_expect(p->far, &rpc->direct, rpc->fd, p->far_cookie);
-  return (ssize_t)far_direct_write(
-      p->far, &rpc->direct, p->chan.nwritten + rpc->sent - rpc->direct.nwritten, iov, n);
+  return (ssize_t)far_direct_write(p->far, &rpc->direct, nsocket, iov, n);
 }
 
 /* At most about so many bytes. */
