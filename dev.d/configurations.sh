@@ -13,6 +13,7 @@ clang3|clang|warning level 3, -O0, no asserts|--buildtype=debug -Dwarning_level=
 m32|gcc -m32|32 bits, where dpkg knows i386|--buildtype=debugoptimized
 lua5.4.4|gcc|Lua 5.4.4 from its source, linked statically|--buildtype=debugoptimized
 lua5.4|gcc|the newest Lua 5.4 from its source|--buildtype=debugoptimized
+checked|gcc|Lua with its own assertions: units, and stories of its states|--buildtype=debugoptimized
 lua5.5|gcc|Lua 5.5 from its source: the description of its states|--buildtype=debugoptimized
 musl|musl-gcc|musl in the place of glibc|--buildtype=debugoptimized -Dffi=disabled -Dhttp=disabled
 noproc|gcc|without /proc|--buildtype=debugoptimized

@@ -155,7 +155,9 @@ static void close_variables(lua_State *main, lua_State *L) {
 
 /* Objects stay as old as they are, so nothing may be collected in the other mode. Variables
  * are closed before it, as that collects. Finalisers do not: lua_close has stopped the
- * collector for good; only Lua's assertions wonder about old objects that they write to. */
+ * collector for good; only one of Lua's assertions wonders about old objects that they
+ * write to, and ./dev configurations checked leaves it out there. When memory runs out in a
+ * finaliser, Lua does collect: all in this mode, after all objects have become young. */
 void relocate_close(lua_State *L) {
   struct l54_global *g = l54_thread(L)->global;
   lua_State *main = (lua_State *)l54_main(g); /* L may be garbage after it */
