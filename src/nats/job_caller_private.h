@@ -47,9 +47,9 @@ struct job_ask {
   int may_be_sent;                                    /* an error says "unknown" */
   int is_cancelled;
   int is_active;
-  int waits;        /* for the caller's request */
-  int times_out;    /* the end of its time is MF_ETIMEOUT, whatever hindered it */
-  char reason[256]; /* why it was not answered, so far */
+  int waits;     /* for the caller's request */
+  int times_out; /* the end of its time is MF_ETIMEOUT, whatever hindered it */
+  char reason[JOB_SUBJECT_MAX + 100]; /* why it was not answered, so far */
   struct job_api_call *call;
   struct engine_request *request;
   struct engine_sub *sub;
