@@ -47,7 +47,7 @@ int chunk_record_enter(struct chunk_record *record, uint32_t count) {
 int chunk_record_finish(struct chunk_record *record, uint32_t count, const void *answer,
                         size_t size) {
   uint32_t at = atomic_load_explicit(&record->bytes, memory_order_relaxed);
-  if (size > RPC_CHUNK_BYTES - at)
+  if (at > RPC_CHUNK_BYTES || size > RPC_CHUNK_BYTES - at)
     return 0;
   memcpy(record->answers + at, answer, size);
   atomic_store_explicit(&record->bytes, at + (uint32_t)size, memory_order_relaxed);

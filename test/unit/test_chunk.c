@@ -103,6 +103,9 @@ static void test_record_is_full(void **state) {
   chunk_record_enter(r, 2);
   assert_int_equal(chunk_record_finish(r, 2, answer, 1), 0);
   read_record(r, 2, 1, 2);
+  atomic_store(&r->bytes, RPC_CHUNK_BYTES + 1); /* by the other side */
+  assert_int_equal(chunk_record_finish(r, 2, answer, 1), 0);
+  atomic_store(&r->bytes, RPC_CHUNK_BYTES);
   free(answer);
   free(r);
 }
