@@ -1,5 +1,6 @@
 #include "parent/start/default_template.h"
 
+#include "parent/process/internal.h"
 #include "parent/process/journal.h"
 #include "parent/process/registry.h"
 #include "parent/start/boot.h"
