@@ -25,8 +25,21 @@ story.test("COMMAND --help shows options, arguments and examples", function(t)
   local out, err, code = run "run --help"
   t.eq(code, 0)
   t.eq(err, "")
-  for _, text in ipairs{"-l MODULE", "--count N", "FUNCTION", "Examples:", "default: 1"} do
+  for _, text in ipairs{"  -l, --load MODULE  ", "  -n, --count N  ", "FUNCTION", "Examples:", "default: 1"} do
     t.ok(out:find(text, 1, true), text)
+  end
+end)
+
+-- A line that is too long is broken by argparse, and a shell would take its second half for a command.
+story.test("the examples of a command are printed as they are typed", function(t)
+  local cli = require "moonfork.cli"
+  for _, name in ipairs(cli.commands) do
+    local out = run(name .. " --help")
+    for _, example in ipairs(cli.definition(name).examples) do
+      for line in example[1]:gmatch "[^\n]+" do
+        t.ok(out:find("\n   " .. line .. "\n", 1, true), line)
+      end
+    end
   end
 end)
 
@@ -43,6 +56,12 @@ story.test("wrong usage is one line and 2", function(t)
     {"--bla", "unknown option '%-%-bla'"}, {"run", "missing argument 'FUNCTION'"},
     {"run --bla f", "unknown option '%-%-bla'"}, {"run -n 0 f", "%-%-count takes a whole number from 1 on, not '0'"},
     {"run -n x f", "not 'x'"}, {"run -n", "option '%-n' requires an argument"},
+    -- a word that is nearly right brings the right one, in whatever way it is wrong
+    {"serv", "'serve'%?%); see moonfork %-%-help"}, {"mpa", "'map'%?"}, {"--hepl", "'%-%-help'%?"},
+    {"--versoin", "'%-%-version'%?"}, {"run --cuont 3 f", "'%-%-count'%?%); see moonfork run"},
+    {"map --keep f", "'%-%-keep%-going'%?"}, {"map --jobslog=x f", "'%-%-joblog'%?"},
+    -- and no other one is brought
+    {"-V", "unknown option '%-V'; see"}, {"run --xyzzy", "unknown option '%-%-xyzzy'; see"},
   } do
     local out, err, code = run(case[1])
     t.eq(out, "")

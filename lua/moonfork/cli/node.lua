@@ -56,8 +56,8 @@ it can't be loaded, the old ones go on.]]},
     {"moonfork node --engine local --subject thumbs -l thumbs thumbs:make", "with a server of its own"},
     {"moonfork node --engine local --subject thumbs --image thumbs.image thumbs:make",
      "with the template that `moonfork image -o thumbs.image -l thumbs` has made"},
-    {"moonfork node --engine tls://nats.example:4222 --creds node.creds --subject mail --jobs MAIL -n 8 \\\n"
-      .. "  -l mail mail:send", "a node for calls and stored jobs"},
+    {"moonfork node --engine tls://nats.example:4222 --creds node.creds --subject mail \\\n"
+      .. "  --jobs MAIL -n 8 -l mail mail:send", "a node for calls and stored jobs"},
   },
 }
 

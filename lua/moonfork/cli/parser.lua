@@ -18,6 +18,8 @@
 --   library       the name of the library's option that the value is given to, where that is another one
 --   help          a sentence without its full stop
 
+local nearest = require "moonfork.cli.nearest"
+
 local parser = {}
 
 local UNITS = {[""] = 1, k = 1 << 10, m = 1 << 20, g = 1 << 30}
@@ -97,14 +99,18 @@ local function append_to(option)
 end
 
 local function add_option(command, option)
-  local names = (option.short or "") .. " " .. (option.long or "")
+  local names = {option.short or option.long, option.short and option.long}
   local target = parser.field(option)
   if not option.value then
-    command:flag(names):description(help_of(option)):target(target)
+    command:flag(table.concat(names, " ")):description(help_of(option)):target(target)
     return
   end
-  local made = command:option(names):description(help_of(option)):argname(option.value)
+  local made = command:option(table.concat(names, " ")):description(help_of(option)):argname(option.value)
     :target(target)
+  -- argparse's help would give each name a line of its own, aligned at the right
+  made["_get_label_lines"] = function()
+    return {table.concat(names, ", ") .. " " .. option.value}
+  end
   if option.many or option.list then made:count("*") end
   if option.list then made:action(append_to(option)) end
   local read = convert(option)
@@ -248,6 +254,29 @@ local function check_needs(cli, definition, result)
   end
 end
 
+-- What else a wrong word may have meant: a text to follow it, or nil.
+local function hint(word, names)
+  local name = nearest(word, names)
+  return name and (" (did you mean '%s'?)"):format(name)
+end
+
+local function refuse_command(cli, word)
+  cli.fail(cli.USAGE, "there is no command '%s'%s; see moonfork --help", word,
+    hint(word, cli.commands) or (" (there are: %s)"):format(table.concat(cli.commands, ", ")))
+end
+
+-- argparse has hints of its own, on a line of their own, which miss two letters that were exchanged.
+local function message_of(problem, definition)
+  problem = problem:gsub("^option '.-': ", ""):gsub("\nDid you mean.*", ""):gsub("\n", ". ")
+  local word = problem:match "^unknown option '(%-%-.+)'$"
+  if not word then return problem end
+  local names = {"--help", not definition and "--version" or nil}
+  for _, option in ipairs(definition and definition.options or {}) do
+    names[#names + 1] = option.long
+  end
+  return problem .. (hint(word, names) or "")
+end
+
 --- parse(cli, arg): the command's definition and the options. Wrong usage ends the program.
 function parser.parse(cli, arguments)
   local program = parser.build(cli)
@@ -259,8 +288,7 @@ function parser.parse(cli, arguments)
     local rest = tie_values(definition, protect_rest(definition, table.move(words, 2, #words, 1, {})))
     words = table.move(rest, 1, #rest, 2, {definition.name})
   elseif words[1] and words[1]:sub(1, 1) ~= "-" then
-    cli.fail(cli.USAGE, "there is no command '%s' (there are: %s); see moonfork --help", words[1],
-      table.concat(cli.commands, ", "))
+    refuse_command(cli, words[1])
   elseif not words[1] then
     cli.fail(cli.USAGE, "a command is missing (there are: %s); see moonfork --help",
       table.concat(cli.commands, ", "))
@@ -274,7 +302,7 @@ function parser.parse(cli, arguments)
   if not ok then
     local name = definition and "moonfork " .. definition.name or "moonfork"
     error({exit = cli.USAGE, name = name, message = ("%s; see %s --help"):format(
-      result:gsub("^option '.-': ", ""):gsub("\n", ". "), name)}, 0)
+      message_of(result, definition), name)}, 0)
   end
   for _, option in ipairs(definition and definition.options or {}) do
     local name = parser.field(option) -- argparse gives an empty list for what was not given

@@ -75,13 +75,14 @@ With Type=notify-reload the server tells when it is ready, reloads and stops, an
 watchdog (WatchdogSec). Sockets of a socket unit are used without --listen.]]},
   },
   examples = {
-    {[[moonfork serve --listen :7000 -e 'function up(c) c:write(c:read("l"):upper(), "\n") end' up]],
+    {[[moonfork serve --listen :7000 -e 'function up(c) c:write(c:read("L"):upper()) end' up]],
      "a server in one line"},
     {"moonfork serve --listen /run/app.sock -n 8 -l app --timeout 30 --log json app:handle",
      "eight workers on a UNIX socket"},
     {[[moonfork serve --http --listen :8080 -e 'function hi(r) return 200, nil, "hi\n" end' hi]],
      "an HTTP server"},
-    {[[moonfork serve --async --listen :7000 -e 'function f(c) for l in c:lines() do c:write(l, "\n") end end' f]],
+    {"moonfork serve --async --listen :7000 \\\n"
+      .. "  -e 'function f(c) for l in c:lines \"L\" do c:write(l) end end' f",
      "any number of clients that stay"},
   },
 }
