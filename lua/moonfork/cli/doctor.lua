@@ -66,8 +66,8 @@ end
 local function print_system(put, paint, rows)
   put(paint("bold", "system"))
   for _, row in ipairs(rows) do
-    local state = ("%-10s"):format(row.state)
-    put(("  %-21s %s %s"):format(row.name, row.missing and paint("yellow", state) or state, row.text))
+    local state = ("%-9s"):format(row.state)
+    put(("  %-21s %s  %s"):format(row.name, row.missing and paint("yellow", state) or state, row.text))
   end
 end
 
