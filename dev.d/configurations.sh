@@ -67,7 +67,7 @@ configurations() {
     row=$(configuration_table | grep "^$name|")
     compiler=$(printf '%s' "$row" | cut -d'|' -f2)
     before="$total_passed $total_failed $total_skipped" started=$(date +%s)
-    part "$name: $(printf '%s' "$row" | cut -d'|' -f3)" 900 \
+    part "$name: $(printf '%s' "$row" | cut -d'|' -f3)" 3600 \
       configuration "$name" "$compiler" $(printf '%s' "$row" | cut -d'|' -f4)
     why=$(sed -n 's/^not tried: //p' "$log" | head -n 1)
     # shellcheck disable=SC2086  # three numbers
