@@ -212,15 +212,15 @@ test_all() {
   started_all=$(date +%s)
   build
   part 'unit tests' 180 unit build
-  part 'stories' 600 stories
+  part 'stories' 900 stories
   part 'stories behind a command' 360 remote_stories
-  part 'stories as root' 120 root_stories
+  part 'stories as root' 240 root_stories
   part 'faults' 420 faults
   part 'random' 200 random_part build 40
-  part 'checks' 600 checks
-  part 'fuzz' 180 fuzz 60
-  part 'asan: unit tests' 300 asan_unit
-  part 'asan: stories' 900 asan_stories
+  part 'checks' 900 checks
+  part 'fuzz' 300 fuzz 60
+  part 'asan: unit tests' 600 asan_unit
+  part 'asan: stories' 1200 asan_stories
   part 'asan: random' 300 asan_random
   say "" "all parts together: $(($(date +%s) - started_all)) s"
   if [ "$total_skipped" = 0 ]; then

@@ -10,13 +10,14 @@ local function rss()
   return tonumber(f:read("a"):match("VmRSS:%s*(%d+)")) * 1024
 end
 
--- The longest call of the reactor while predicate() is not true, at most so many seconds.
+-- The longest call of the reactor while predicate() is not true, at most so many seconds. In processor
+-- time: those that flood it take the processors.
 local function worst(seconds, predicate)
   local last, longest = kit.now() + seconds * story.scale, 0
   while not predicate() and kit.now() < last do
-    local before = kit.now()
+    local before = os.clock()
     fork.step(0)
-    longest = math.max(longest, kit.now() - before)
+    longest = math.max(longest, os.clock() - before)
     kit.msleep(1)
   end
   return longest
