@@ -107,6 +107,21 @@ local function first_below(t, pid)
   end
 end
 
+-- The page put a status socket directly into /run, where the unit's user can't make one.
+story.test("the sockets of the page about deployment are where the installed unit may make them", function(t)
+  local unit = read "../../src/program/moonfork@.service.in"
+  local page = read "../../doc/deployment.md"
+  local place = unit:match "\nRuntimeDirectory=([^\n]+)"
+  t.ok(place, "no RuntimeDirectory")
+  local folder_of_shop = "/run/" .. place:gsub("%%i", "shop") .. "/"
+  local found = 0
+  for path in page:gmatch "[ =](/run/[^%s`]+)" do
+    t.eq(path:sub(1, #folder_of_shop), folder_of_shop)
+    found = found + 1
+  end
+  t.eq(found, 3)
+end)
+
 story.test("the container: moonfork as process 1", { root = true }, function(t)
   if not os.execute "unshare -p -f --mount-proc true >/dev/null 2>&1" then
     t.skip "no process namespace can be made here"
