@@ -110,7 +110,7 @@ local pages = {
   ["trace.md"] = {
     {"fork.trace", prints = '^%[', after = "io.write(io.open 'trace.json':read 'a')"},
   },
-  ["pseudo.md"] = {{"", prints = "\n$"}},
+  ["pseudo.md"] = {{"--> 2  20  nil", prints = "^2\t20\tnil\n$"}},
   ["thread-clones.md"] = {
     {"", prints = "hello from a thread"},
     {"lazy", before = [[local template = require "moonfork".new_exec():eval "function lookup(s) return 'found' end"]],
