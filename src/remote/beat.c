@@ -16,8 +16,8 @@ static void on_due(uv_timer_t *t) {
   if (m->over)
     return;
   b->due_ms = now + b->period_ms;
-  if (late > b->period_ms)
-    m->heard_ms += late;
+  if (late > b->period_ms) /* what it has heard since is not to come */
+    m->heard_ms = now - m->heard_ms > late ? m->heard_ms + late : now;
   if (is_silent(b)) {
     mux_read(m);
     mux_arm(m);
