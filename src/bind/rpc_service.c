@@ -37,6 +37,7 @@ static int l_rpc_new(lua_State *L) {
   int rc = mf_rpc_new(p->process, function, &o, &s->rpc);
   if (rc == 0) {
     s->proc = p;
+    p->holds++; /* its last replies may be read when both are closed */
     bound_lend(p);
   }
   return service_fill(L, s, rc);

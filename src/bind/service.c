@@ -9,6 +9,8 @@
 void service_unhold(struct service *s) {
   if (--s->holds > 0)
     return;
+  if (s->proc)
+    proc_unhold(s->proc);
   buf_deinit(&s->out);
   reactor_discard(s->reactor, &s->functions[0]);
   reactor_discard(s->reactor, &s->functions[1]);

@@ -24,7 +24,7 @@ struct service {
   mf_pool *pool;
   void *foreign;                 /* one of them, or none: closed */
   const struct foreign_ops *ops; /* of a foreign one */
-  struct proc *proc;             /* the process of an rpc */
+  struct proc *proc;             /* the process of an rpc: held */
   unsigned holds;
   struct reply *reading; /* the one that is read in steps, or NULL */
   struct list behind;    /* what waits for it */
