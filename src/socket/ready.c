@@ -93,9 +93,10 @@ static int give_ready(lua_State *L, const struct pollfd *p, int n) {
 }
 
 /* Wants something of one descriptor that stands for all. Where it is one, or the time is
- * up, that is the first: the wait function turns the reactor in any case. */
+ * up, that is the first: the wait function turns the reactor in any case. Behind that
+ * for an empty list nothing ever comes. */
 static int want_all(struct wait *w, const struct pollfd *p, int n) {
-  int is_simple = n <= 1 || wait_left(w->L) == 0;
+  int is_simple = n == 1 || (n > 1 && wait_left(w->L) == 0);
   if (!is_simple && w->socket->fd < 0) {
     int fd = pollset_open(p, n);
     if (fd < 0)
@@ -192,7 +193,7 @@ static int l_poll(lua_State *L) {
   lua_settop(L, 1);
   lua_Unsigned n = lua_rawlen(L, 1);
   luaL_argcheck(L, n < INT_MAX / sizeof(struct pollfd), 1, "too many sockets");
-  luaL_argcheck(L, n > 0, 1, "a list of sockets expected, got none");
+  luaL_argcheck(L, n > 0 || timeout >= 0, 1, "no socket to wait for, and no timeout");
   luaL_checkstack(L, 8, NULL);
   socket_new(L);
   lua_createtable(L, (int)n, 0);

@@ -171,6 +171,15 @@ function TestPoll.test_time_out_is_an_empty_list()
   b:close()
 end
 
+-- A program that has closed the last one of its list still has its pause.
+function TestPoll.test_an_empty_list_waits_for_the_time()
+  need_shim()
+  lu.assertEquals(socket.poll({}, 0), {})
+  local t0 = shim.now()
+  lu.assertEquals(socket.poll({}, 0.05), {})
+  lu.assertTrue(shim.now() - t0 >= 0.05)
+end
+
 function TestPoll.test_misuse()
   local a, b = pair()
   b:close()
@@ -178,7 +187,8 @@ function TestPoll.test_misuse()
   lu.assertErrorMsgContains("entry 1", socket.poll, {"x"}, 0)
   lu.assertErrorMsgContains("entry 1", socket.poll, {{}}, 0)
   lu.assertErrorMsgContains("entry 2", socket.poll, {a, 99999}, 0)
-  lu.assertErrorMsgContains("got none", socket.poll, {}, 0)
+  lu.assertErrorMsgContains("no socket to wait for, and no timeout", socket.poll, {})
+  lu.assertErrorMsgContains("no socket to wait for, and no timeout", socket.poll, {}, math.huge)
   lu.assertErrorMsgContains("table", socket.poll, a, 0)
   lu.assertErrorMsgContains("not a number of seconds", socket.poll, {a}, 0/0)
   lu.assertErrorMsgContains("number", socket.poll, {a}, "soon")

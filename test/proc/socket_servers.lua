@@ -74,6 +74,12 @@ story.test("poll here: callbacks run meanwhile, those that are ready come back",
   local t0 = kit.now()
   t.eq(socket.poll({b, d}, 0.05), {})
   t.ok(kit.now() - t0 >= 0.05)
+  ran, t0 = false, kit.now() -- An empty list waits for the time alone, and drives the reactor, too.
+  fork.timer(0.01, function() ran = true end)
+  t.eq(socket.poll({}, 0.05), {})
+  t.ok(ran)
+  t.ok(kit.now() - t0 >= 0.05)
+  t.eq(socket.poll({}, 0), {})
   for _ = 1, 2 do
     a:write "y"
     c:write "z"
