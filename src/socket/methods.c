@@ -79,7 +79,7 @@ static int l_dirty(lua_State *L) {
 }
 
 static int l_settimeout(lua_State *L) {
-  struct socket *s = socket_check(L, 1);
+  struct socket *s = socket_check_open(L, 1);
   double seconds = luaL_optnumber(L, 2, -1);
   luaL_argcheck(L, seconds == seconds, 2, "not a number of seconds");
   s->timeout = seconds;

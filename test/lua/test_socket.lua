@@ -232,6 +232,7 @@ function TestWrite.test_misuse_raises()
   lu.assertErrorMsgContains("closed moonfork.socket", a.write, a, "x")
   lu.assertErrorMsgContains("closed moonfork.socket", a.read, a)
   lu.assertErrorMsgContains("closed moonfork.socket", a.fileno, a)
+  lu.assertErrorMsgContains("closed moonfork.socket", a.settimeout, a, 1)
   lu.assertErrorMsgContains("moonfork.socket expected", a.read, io.stdout)
 end
 
