@@ -483,7 +483,7 @@ function pool_methods.resize(self, max)
   check.type(1, "resize", max, "number")
   local n = math.tointeger(max)
   if not n or n < 0 or n > 100000 then
-    check.fail(1, "resize", "a whole number from 0 expected, got " .. check.show(max))
+    check.fail(1, "resize", "a whole number from 0 to 100000 expected, got " .. check.show(max))
   end
   reactor.check()
   if self.closed or not self.raw then return nil, reason(self) end

@@ -197,15 +197,16 @@ function check.option_text(where, name, value)
   return value
 end
 
--- A whole number, or nil where the option is not there. The text names no limit that is
--- that of numbers themselves.
+-- A whole number, or nil where the option is not there. The text names a limit that is
+-- that of numbers themselves only for what is beyond it.
 function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
   local n = math.type(value) and math.tointeger(value)
   most = most or COUNT_MAX
   if not n or n < least or n > most then
     check.option_fail(where, name, ("a whole number from %d%s expected, got %s"):format(least,
-      most < math.maxinteger and (" to %d"):format(most) or "", show(value)))
+      (most < math.maxinteger or math.type(value) and value > most) and (" to %d"):format(most) or "",
+      show(value)))
   end
   return n
 end

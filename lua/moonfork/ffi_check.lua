@@ -113,9 +113,10 @@ end
 
 function check.option_count(where, name, value, least, most)
   if value == nil then return nil end
-  if type(value) ~= "number" or value ~= math.floor(value) or value < least
-    or value > (most or COUNT_MAX) then
-    check.option_fail(where, name, ("a whole number from %d expected, got %s"):format(least, check.show(value)))
+  most = most or COUNT_MAX
+  if type(value) ~= "number" or value ~= math.floor(value) or value < least or value > most then
+    check.option_fail(where, name, ("a whole number from %d to %.0f expected, got %s"):format(least, most,
+      check.show(value)))
   end
   return value
 end

@@ -353,7 +353,7 @@ function pool_methods.resize(self, max)
   local service = service_of(self, "resize", Pool)
   check.type(1, "resize", max, "number")
   if max ~= math.floor(max) or max < 0 or max > 100000 then
-    check.fail(1, "resize", "a whole number from 0 expected, got " .. tostring(max))
+    check.fail(1, "resize", "a whole number from 0 to 100000 expected, got " .. tostring(max))
   end
   if service.closed or not service.raw then return nil, reason(service) end
   local ok, code = core.resize(service.raw, max)

@@ -52,6 +52,8 @@ story.test("PO-02 options are checked by name", function(t)
   t.raises("option 'restart.burst': a whole number from 0 to 1000 expected, got 1001", p.pool, p, "pid",
     {restart = {burst = 1001}})
   t.raises("option 'max_memory': a whole number from 1 expected, got 0", p.pool, p, "pid", {max_memory = 0})
+  t.raises("option 'max_memory': a whole number from 1 to 9223372036854775807 expected, got 1e%+20", p.pool, p, "pid",
+    {max_memory = 1e20})
   local pool = p:pool "echo"
   t.eq(pool(1), 1)
   t.eq(pool:stats().max, fork.ncpu())
@@ -424,6 +426,7 @@ story.test("resize to 0 and back loses nothing", function(t)
       fork.step(0.01)
     end
   end
+  t.raises("#1 to 'resize' %(a whole number from 0 to 100000 expected, got 1e%+18%)", pool.resize, pool, 1e18)
   t.ok(pool:resize(2))
   t.within(10, function() return n == 300 end)
   finish(t, pool)

@@ -212,6 +212,8 @@ story.test("a number that only the library refuses is told with the name of the 
   for words, text in pairs {
     ["map -j 1000000"] = "map: --jobs: a whole number from 1 to 100000 expected, got 1000000",
     ["map --chunk 99999999999"] = "map: --chunk: a whole number from 1 to 2147483647 expected, got 99999999999",
+    ["map --retry 99999999999999999999"] =
+      "map: --retry takes a whole number from 0 to 9223372036854775807, not '99999999999999999999'",
     ["serve --listen " .. socket .. " --max-memory 4503599627370496K"] =
       "serve: --max-memory: a whole number from 1 to 9007199254740992 expected, got 4611686018427387904",
   } do

@@ -26,17 +26,17 @@ local UNITS = {[""] = 1, k = 1 << 10, m = 1 << 20, g = 1 << 30}
 
 local kinds = {}
 
-function kinds.count(text)
-  local n = text:match("^%d+$") and math.tointeger(tonumber(text))
-  if not n or n < 1 then return nil, "a whole number from 1 on" end
-  return n
+-- The text names the limit of numbers themselves only for what is beyond it.
+local function whole(text, least)
+  local is_number = text:match "^%d+$"
+  local n = is_number and math.tointeger(tonumber(text))
+  if n and n >= least then return n end
+  return nil, ("a whole number from %d %s"):format(least,
+    is_number and not n and ("to %d"):format(math.maxinteger) or "on")
 end
 
-function kinds.number(text)
-  local n = text:match("^%d+$") and math.tointeger(tonumber(text))
-  if not n then return nil, "a whole number from 0 on" end
-  return n
-end
+function kinds.count(text) return whole(text, 1) end
+function kinds.number(text) return whole(text, 0) end
 
 function kinds.seconds(text)
   local n = text:match("^%d*%.?%d*$") and tonumber(text)
