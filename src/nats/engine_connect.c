@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define OPTION_STRINGS(X)                                                                \
   X(url) X(name) X(user) X(password) X(token) X(creds) X(ca) X(cert) X(key)
@@ -183,6 +185,16 @@ static void note_error(struct mailbox *box, natsStatus s) {
            text && *text && last == s ? text : natsStatus_GetText(s));
 }
 
+/* libnats then says that no server answers. What else fails has closed its socket, and left
+ * that descriptor free. */
+static int no_descriptor(void) {
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return errno == EMFILE || errno == ENFILE ? errno : 0;
+  close(fd);
+  return 0;
+}
+
 static void *run(void *data) {
   struct attempt *a = data;
   struct mailbox *box = a->box;
@@ -199,6 +211,7 @@ static void *run(void *data) {
   if (s == NATS_OK)
     s = engine_creds_connect(&a->creds, &nc, opts);
   engine_handshake_end(box);
+  int missing = s != NATS_OK ? no_descriptor() : 0;
   pthread_mutex_lock(&box->mutex);
   if (s != NATS_OK && box->was_late) { /* no refusal: it may be better next time */
     s = NATS_TIMEOUT;
@@ -206,7 +219,10 @@ static void *run(void *data) {
              "the server does not answer in its TLS handshake");
   } else if (fault[0])
     memcpy(box->text, fault, sizeof fault);
-  else if (s != NATS_OK)
+  else if (missing) { /* no refusal either */
+    s = NATS_SYS_ERROR;
+    snprintf(box->text, sizeof box->text, "%s", strerror(missing));
+  } else if (s != NATS_OK)
     note_error(box, s);
   box->status = s;
   box->tried = 1;

@@ -5,6 +5,7 @@
 -- function were at fault, and `map` waited for a worker for ever.
 local story = require "story"
 local program = require "program"
+local nats = require "nats"
 local kit = story.kit
 story.census = false
 
@@ -68,6 +69,15 @@ story.test("serve, on a socket that another one left behind", {deadline = 60}, f
   t:lua(([[require("moonfork").socket.listen(%q) os.exit(0)]]):format(path))
   rises_to_success(t, ([=[serve -n 2 --raw --listen %s -e "local c = require [[moonfork.clone]]
     function f() c.kill(c.ppid(), 2) end" f]=]):format(path), {code = 130})
+end)
+
+-- It said that no server answers: libnats had no descriptor for a socket.
+nats.test("call", function(t)
+  local server = nats.start(t)
+  local words = ("--engine %s --subject s"):format(server.url)
+  local node = program.start(t, "node " .. words .. " -n 1 -e 'function f(x) return x end' f")
+  t.outside(30, function() return node.out():find " ready " or node:ended() end, "the node")
+  rises_to_success(t, ("call %s --timeout 20 x"):format(words), {expected = "x\n"})
 end)
 
 story.done()
