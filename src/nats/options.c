@@ -13,13 +13,25 @@ void mf_nats_options_init(mf_nats_options *options) {
     *options = (mf_nats_options)MF_NATS_OPTIONS_INIT;
 }
 
+/* Where the host and the port begin: behind user and password. */
+static const char *host_of(const char *s, const char *end) {
+  for (const char *at = end; at > s; at--)
+    if (at[-1] == '@')
+      return at;
+  return s;
+}
+
+/* ":4222", but not "::1". */
+static int has_no_host(const char *host, const char *end) {
+  return host == end ||
+         (*host == ':' && !memchr(host + 1, ':', (size_t)(end - host - 1)));
+}
+
 /* A port behind the host that is no number from 1 to 65535. */
-static int has_bad_port(const char *host, size_t n) {
-  const char *end = memchr(host, '/', n), *last;
-  end = end ? end : host + n;
-  for (last = end; last > host && last[-1] != ':' && last[-1] != ']'; last--)
-    if (last[-1] == '@')
-      return 0;
+static int has_bad_port(const char *host, const char *end) {
+  const char *last = end;
+  while (last > host && last[-1] != ':' && last[-1] != ']')
+    last--;
   if (last == host || last[-1] == ']' || last == end)
     return 0;
   long port = 0;
@@ -37,19 +49,28 @@ const char *nats_url_fault(const char *url) {
   for (const char *s = url; *s; s++)
     if ((unsigned char)*s <= ' ' || *s == 127)
       return "it has a blank or a control character";
+  int nhosts = 0;
   for (const char *one = url; *one; one += *one == ',') {
     size_t n = strcspn(one, ",");
+    if (n == 0)
+      continue;
     const char *colon = strstr(one, "://");
     size_t scheme = colon && colon < one + n ? (size_t)(colon - one) : 0;
     if (scheme > 0 && !(scheme == 4 && strncasecmp(one, "nats", 4) == 0) &&
         !(scheme == 3 && strncasecmp(one, "tls", 3) == 0))
       return "it begins neither with nats:// nor with tls://";
-    size_t host = scheme > 0 ? scheme + 3 : 0;
-    if (has_bad_port(one + host, n - host))
+    const char *begin = one + (scheme > 0 ? scheme + 3 : 0);
+    const char *end = memchr(begin, '/', (size_t)(one + n - begin));
+    end = end ? end : one + n;
+    const char *host = host_of(begin, end);
+    if (has_no_host(host, end))
+      return "it has no host";
+    if (has_bad_port(host, end))
       return "its port is no number from 1 to 65535";
+    nhosts++;
     one += n;
   }
-  return NULL;
+  return nhosts > 0 ? NULL : "it has no host";
 }
 
 const char *nats_name_fault(const char *name) {

@@ -441,10 +441,12 @@ test("wrong arguments are named", function(t)
   for url, what in pairs{["http://x"] = "neither with nats:// nor with tls://", ["nats://x,ws://y"] = "neither",
                          ["nats://x y"] = "a blank", ["nats://x\n"] = "control", [""] = "an empty string",
                          [("x"):rep(4096)] = "4,096 bytes", ["nats://h:65536"] = "from 1 to 65535",
-                         ["h:1,u:p@h:0"] = "from 1 to 65535", ["nats://h:4a"] = "from 1 to 65535"} do
+                         ["h:1,u:p@h:0"] = "from 1 to 65535", ["nats://h:4a"] = "from 1 to 65535",
+                         ["nats://"] = "no host", ["/tmp/x"] = "no host", [":4222"] = "no host", [","] = "no host",
+                         ["tls://u:p@"] = "no host", ["h,nats:///x"] = "no host", ["nats://u@:1"] = "no host"} do
     t.raises("argument #1 to 'pool' %(.*" .. what, nats.pool, url, {subject = "x"})
   end
-  for _, url in ipairs{"127.0.0.1:1", "nats://127.0.0.1:1", "TLS://127.0.0.1:1,nats://u:p@127.0.0.1:1,", "::1",
+  for _, url in ipairs{"127.0.0.1:1", "nats://127.0.0.1:1", "TLS://127.0.0.1:1,nats://u:p@127.0.0.1:1,", "::1", "h,,i",
                        "nats://u:p@h/x:0", "u:p@[::1]"} do
     nats.pool(url, {subject = "x"}):close()
   end
