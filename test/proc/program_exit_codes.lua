@@ -111,6 +111,23 @@ story.test("top shows control characters of what others say as question marks", 
   t.match(lines[3], "^n%?%[2J%?%?  ")
 end)
 
+-- They were padded and cut by bytes.
+story.test("top counts the characters of a name, not its bytes", function(t)
+  local nodes = {}
+  for i, name in ipairs{"node", "n\u{f6}de", "\u{65e5}\u{672c}", "n\xf6de"} do
+    nodes[i] = {name = name, workers = 1, held = 0, room = 1, window = 1, calls = 0, beat = 1}
+  end
+  local function view(columns)
+    return require("moonfork.cli.top").view({kind = "engine", subject = "s", engine = "up", workers = 4, nodes = nodes},
+      nil, 1, columns)
+  end
+  local lines = view(80)
+  for i, node in ipairs(nodes) do t.eq(lines[2 + i], node.name .. (" "):rep(24 - (utf8.len(node.name) or #node.name))
+    .. lines[3]:sub(25)) end
+  lines = view(2)
+  t.eq({table.unpack(lines, 2)}, {"NO", "no", "n\u{f6}", "\u{65e5}\u{672c}", "n\xf6"})
+end)
+
 story.test("no colour where there is no terminal, whatever the environment says", function(t)
   for _, words in ipairs{"--help", "--version", "nonsense", "map " .. GOOD .. "bad", "doctor"} do
     local out, err = program.run(words, {stdin = "1\n", env = "TERM=xterm-256color FORCE_COLOR=1"})

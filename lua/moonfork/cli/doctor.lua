@@ -74,7 +74,7 @@ end
 local function print_modules(put, paint, report)
   if #report.modules > 0 then put(paint("bold", "modules")) end
   for _, module in ipairs(report.modules) do
-    put(("  %-20s %10s, %s (%s in Lua), %d threads, %d descriptors"):format(plain(module.name),
+    put(("  %s %10s, %s (%s in Lua), %d threads, %d descriptors"):format(cli.padded(plain(module.name), 20),
       milliseconds(module.seconds), units.bytes(module.memory), units.bytes(module.lua), module.threads,
       module.descriptors))
   end

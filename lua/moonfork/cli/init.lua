@@ -88,6 +88,22 @@ function cli.printable_line(text)
   return (cli.printable(text):gsub("%c", "?"))
 end
 
+-- In characters; format counts bytes. What is not UTF-8 has a byte for each.
+local function length_of(text)
+  return utf8.len(text) or #text
+end
+
+--- padded(text, length): with blanks behind it, for a column.
+function cli.padded(text, length)
+  return text .. (" "):rep(length - length_of(text))
+end
+
+--- cut(text, length): its first characters.
+function cli.cut(text, length)
+  if length_of(text) <= length then return text end
+  return text:sub(1, utf8.len(text) and utf8.offset(text, length + 1) - 1 or length)
+end
+
 --- explain(text): a message, printable, with what to do where descriptors were missing; and whether they were.
 -- That is no fault of a function, a module or a file, whatever could not be done without one.
 function cli.explain(text)

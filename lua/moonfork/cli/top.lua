@@ -55,7 +55,7 @@ local View = {}
 View.__index = View
 
 function View:put(format, ...)
-  self.lines[#self.lines + 1] = cli.printable_line(format:format(...)):sub(1, self.columns)
+  self.lines[#self.lines + 1] = cli.cut(cli.printable_line(format:format(...)), self.columns)
 end
 
 -- " (12/s)", where there was a look before this one.
@@ -124,11 +124,15 @@ local function put_jobs(view, jobs)
     jobs.leftover > 0 and (", %d left over by the engine"):format(jobs.leftover) or "")
 end
 
+local NAME_LENGTH = 24
+
 local function put_nodes(view, nodes)
-  view:put("%-24s %7s %5s %5s %5s %9s %7s %s", "NODE", "WORKERS", "HOLDS", "ROOM", "OF", "CALLS", "BEAT", "STATE")
+  view:put("%s %7s %5s %5s %5s %9s %7s %s", cli.padded("NODE", NAME_LENGTH), "WORKERS", "HOLDS", "ROOM", "OF",
+    "CALLS", "BEAT", "STATE")
   for _, node in ipairs(nodes) do
-    view:put("%-24s %7d %5d %5d %5d %9d %7s %s", node.name, node.workers, node.held, node.room, node.window,
-      node.calls, duration(node.beat), node.draining and "draining" or node.failed and "failed" or "-")
+    view:put("%s %7d %5d %5d %5d %9d %7s %s", cli.padded(node.name, NAME_LENGTH), node.workers, node.held,
+      node.room, node.window, node.calls, duration(node.beat),
+      node.draining and "draining" or node.failed and "failed" or "-")
   end
 end
 
