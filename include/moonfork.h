@@ -163,7 +163,7 @@ typedef struct mf_options { /* start from MF_OPTIONS_INIT or mf_options_init() *
   unsigned beat_ms;           /* of mf_remote: 0: 1,000; three without a sign end it */
   size_t window;              /* of mf_remote: bytes of a stream under way; 0: 262,144 */
   int isolation;              /* enum mf_isolation; of mf_fork_options, else MF_EINVAL */
-  const char *image;          /* mf_new_exec: begin as this image of mf_save; or NULL */
+  const char *image;          /* mf_new_exec, mf_remote (its file): begin as this image */
   int image_verify;           /* compare all of its contents with their checksum */
   int lazy;                   /* enum mf_lazy; of mf_fork_options with isolation */
 } mf_options;

@@ -88,6 +88,9 @@
 --- Options of fork.remote: those of new_exec but `program`.
 ---@class moonfork.remote_options: moonfork.options
 ---@field command string[] a program and its arguments that lead to `moonfork agent`
+---@field image? string the file over there of an image that it begins as
+---@field verify? boolean compare all of the image with its checksum
+---@field rebuild? fun(process: moonfork.process) fills a new process where the image can't be used
 ---@field beat? number seconds between signs of life; three without one end the link
 ---@field window? integer bytes of one stream that may be under way
 ---@field path? string package.path there; default: its own
@@ -502,6 +505,7 @@ function fork.load(file, options) end
 --- A process whose interpreter is started by any command that leads to `moonfork agent`.
 ---@param options moonfork.remote_options
 ---@return moonfork.process
+---@return moonfork.error? # a built image could not be saved (option rebuild)
 function fork.remote(options) end
 
 --- Forks the interpreter that is running, and returns the copy as a process.

@@ -12,18 +12,18 @@ local set, bad = check.set, check.option_fail
 local expect, text = check.option_type, check.option_text
 
 local COMMON = "env cwd stdin stdout stderr timeout session leash handles name dumpable tree"
-local EXEC = COMMON .. " program path cpath gc spares verify rebuild"
+local EXEC = COMMON .. " path cpath gc spares verify rebuild"
 local valid = {
   new = set(COMMON),
   fork = set(COMMON .. " isolation lazy"),
   template = set(COMMON),
   from_fd = set "timeout name", -- the others act when a process is made
-  new_exec = set(EXEC .. " image"),
-  load = set(EXEC .. " image"), -- of_load's
-  remote = set(COMMON .. " path cpath gc spares command beat window"),
+  new_exec = set(EXEC .. " program image"),
+  load = set(EXEC .. " program image"), -- of_load's
+  remote = set(EXEC .. " image command beat window"),
 }
 
-local valid_of_load = set(EXEC)
+local valid_of_load = set(EXEC .. " program")
 local BEAT_MIN_MS, BEAT_MAX_MS = 10, 3600000 -- as LINK_... in src/wire/link.h
 local WINDOW_MIN, WINDOW_MAX = 4096, 64 << 20
 
@@ -152,13 +152,14 @@ local function paths()
   return last[1], last[2]
 end
 
--- The path of a file, bound to the directory of this moment; or nil and an error.
-function options.absolute(path)
+-- The path of an image, bound to the directory of this moment; or nil and an error. That of a file
+-- on the far side of a link stays as it is: a relative one belongs to a directory over there.
+function options.image_path(path, is_far)
   if path == "" or path:find "\0" then
     return nil, core.error("EINVAL", "the path of a file expected, got "
       .. (path == "" and "an empty string" or "one with a zero byte"))
   end
-  if path:sub(1, 1) == "/" then return path end
+  if is_far or path:sub(1, 1) == "/" then return path end
   local cwd = core.getcwd()
   if not cwd then
     return nil, core.error("EINVAL", "the current directory is gone, and the path of the image is relative")
@@ -166,7 +167,7 @@ function options.absolute(path)
   return (cwd == "/" and "" or cwd) .. "/" .. path
 end
 
--- Of new_exec: the image that it begins as.
+-- Of new_exec and remote: the image that it begins as.
 local function image(where, plain, given)
   local file = text(where, "image", given.image)
   if given.verify ~= nil then
@@ -182,7 +183,7 @@ local function image(where, plain, given)
     return nil
   end
   local failure
-  plain.image, failure = options.absolute(file)
+  plain.image, failure = options.image_path(file, where.f == "remote")
   return failure
 end
 

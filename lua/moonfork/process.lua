@@ -26,43 +26,48 @@ function make.new(given)
   return (create("new", 1, given, nil, core.new))
 end
 
--- What is made without an image, and saved as one for the next time. The error: why it could not
--- be saved; the process is as good.
-local function build_image(f, n, given, plain)
+-- What is made without an image, and saved as one for the next time, where it runs. The error: why it
+-- could not be saved; the process is as good.
+local function build_image(f, n, given, plain, new, start)
   local own = {}
   for name, value in pairs(given) do own[name] = value end
   own.image, own.verify, own.rebuild = nil, nil, nil
-  local object = create_child(f, n, own, nil, core.new_exec)
+  local object = new(f, n, own, nil, start)
   given.rebuild(object)
   local ok, err = object:save(plain.image)
   return object, not ok and err or nil
 end
 
--- f: the function whose argument #n the options are.
-local function make_exec(f, n, given)
+-- f: the function whose argument #n the options are; new makes its object, start its process.
+local function make_exec(f, n, given, new, start)
   local plain
-  local object = create_child(f, n, given, nil, function(cell, read)
+  local object = new(f, n, given, nil, function(cell, read)
     plain = read
-    return core.new_exec(cell, read)
+    return start(cell, read)
   end)
-  if not (given and given.rebuild) then return object end
+  local p = record.state_of(object)
+  if not (given and given.rebuild and p.raw) then return object end
   local memory, err = object:memory()
-  if memory or not plain or (err.code ~= "EINVAL" and err.code ~= "UNSUPPORTED") then return object end
-  record.mark_told(record.state_of(object), err)
+  if memory or (err.code ~= "EINVAL" and err.code ~= "UNSUPPORTED") then return object end
+  record.mark_told(p, err)
   object:close()
-  return build_image(f, n, given, plain)
+  return build_image(f, n, given, plain, new, start)
 end
 
 function make.new_exec(given)
-  return make_exec("new_exec", 1, given)
+  return make_exec("new_exec", 1, given, create_child, core.new_exec)
 end
 
 function make.load(file, given)
-  return make_exec("load", 2, options.of_load(file, given))
+  return make_exec("load", 2, options.of_load(file, given), create_child, core.new_exec)
+end
+
+local function create_far(...)
+  return (create(...))
 end
 
 function make.remote(given)
-  return (create("remote", 1, given, nil, core.remote))
+  return make_exec("remote", 1, given, create_far, core.remote)
 end
 
 function make.template(given)
@@ -558,7 +563,7 @@ function methods.save(p, file, opts, callback)
     check.keys(2, "save", opts, {})
     callback = check.callback(3, "save", callback)
   end
-  local path, failed = options.absolute(file)
+  local path, failed = options.image_path(file, p.raw and core.is_remote(p.raw))
   local function start(done)
     local function told(err, ok)
       if err then record.mark_told(p, err) end

@@ -76,10 +76,6 @@ static int l_save(lua_State *L) { /* save(raw, file, f) */
   if (!p->process)
     return bound_done(L, p, MF_ECLOSED);
   const char *file = luaL_checkstring(L, 2);
-  if (mf_is_remote(p->process))
-    return bound_unsupported(
-        L, "save: a remote process can't be saved: its image would be a file over there "
-           "(run moonfork image on that machine)");
   struct completion *c = completion_new(L, p->reactor, &saved_ops, 3);
   return bound_refused(L, p, c, c ? mf_save(p->process, file, on_saved, c) : -ENOMEM);
 }

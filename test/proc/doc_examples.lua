@@ -121,6 +121,8 @@ local pages = {
     {'run "app:work"', prints = "^work hello\n$", after = "print(socket:read 'l')"},
     {"pool:add", before = "local fork = require 'moonfork'", prints = "^X\n$",
       after = "print((assert(pool 'x')))"},
+    {"rebuild", before = "local fork = require 'moonfork'", prints = "^work hello\n$",
+      after = "print(assert(far:fork():send_arg 'hello':run 'app:work'):read 'l')"},
   },
   ["nats.md"] = {
     {"node:drain", nats = "run", files = {["resize.lua"] = "return {run = function(...) return ... end}"},

@@ -25,6 +25,21 @@ story.test("an image is made, and run and map begin with it", function(t)
   t.eq({out, err, code}, {"3\n6\n9\n", "", 0})
 end)
 
+-- The file is the far side's.
+story.test("run and map begin with an image over there by --on", function(t)
+  local file = made(t)
+  local folder, name = file:match "^(.*)/([^/]+)$"
+  local agent = ("cd %s && exec %s agent %s #"):format(folder, os.getenv "MOONFORK_REMOTE",
+    os.getenv "MOONFORK_TEMPLATE")
+  local out, err, code = run(("run --on '%s' --image '%s' hi you"):format(agent, name))
+  t.eq({out, err, code}, {"hi you there\n", "", 0})
+  out, err, code = run(("map --on '%s' --on local --image '%s' -j 2 double"):format(agent, file), {stdin = "1\n2\n"})
+  t.eq({out, err, code}, {"2\n4\n", "", 0})
+  out, err, code = run(("run --on '%s' --image none hi"):format(agent))
+  t.eq({out, code}, {"", 126})
+  t.match(err, "^moonfork run: the image none can't be used: No such file[^\n]*\n$")
+end)
+
 story.test("--check and --info", function(t)
   local file = made(t)
   local out, err, code = run(("image --check '%s'"):format(file))
@@ -108,8 +123,7 @@ story.test("wrong usage and files that are no images", function(t)
     {"image -o ''", 2, "not empty"}, {"image -o /tmp -e ''", 126, "/tmp can't be saved: Is a directory"},
     {"image -o no/such/x", 126, "no/such/x can't be saved: No such file"},
     {"image --check x -l string", 2, "need %-%-output"}, {"image --info x -e 'y = 1'", 2, "need %-%-output"},
-    {"run --image /no/such f", 126, "No such file"}, {"run --image x --on env f", 2, "exclude each other"},
-    {"map --image x --on local --on env f", 2, "exclude each other"}, {"image -o x -l no.such", 126, "no%.such"}} do
+    {"run --image /no/such f", 126, "No such file"}, {"image -o x -l no.such", 126, "no%.such"}} do
     local out, err, code = run(case[1])
     t.eq(out, "")
     t.match(err, "^moonfork[ %l]*: [^\n]*" .. case[3] .. "[^\n]*\n$")

@@ -227,7 +227,6 @@ story.test("what can't travel: one sentence says what, why, and what to do", fun
   t.eq(err.started, "no")
   _, err = p:fork():to_fd()
   t.error(err, "UNSUPPORTED", "^to_fd: a remote process .*fork%.remote there")
-  t.error(select(2, p:save(t:tmp() .. "/image")), "UNSUPPORTED", "^save: a remote process .*on that machine")
   local threads = "^option 'isolation': a remote process has no clones in threads"
   t.error(select(2, p:fork { isolation = "thread" }:run "spin"), "UNSUPPORTED", threads)
   t.error(select(2, p:fork():pool("add", { isolation = "thread" }):call(1, 2)), "UNSUPPORTED", threads)

@@ -42,23 +42,29 @@ static int teardown(void **state) {
   return 0;
 }
 
-static mf_process *behind(const char *script) {
+static mf_process *behind(const char *script, const char *image) {
   const char *command[] = {"sh", "-c", script, NULL};
   mf_options o = MF_OPTIONS_INIT;
   mf_process *p = NULL;
   o.loop = &loop;
   o.command = command;
+  o.image = image;
   o.stdio[2].kind = MF_STDIO_NULL;
   assert_int_equal(mf_remote(&o, &p), 0);
   return p;
 }
 
-static mf_process *agent(void) {
+static mf_process *agent_in(const char *folder, const char *image) {
   static char script[2048];
   const char *remote = getenv("MOONFORK_REMOTE"), *template = getenv("MOONFORK_TEMPLATE");
   assert_true(remote && template);
-  snprintf(script, sizeof script, "exec '%s' agent '%s'", remote, template);
-  return behind(script);
+  snprintf(script, sizeof script, "cd '%s' && exec '%s' agent '%s'", folder, remote,
+           template);
+  return behind(script, image);
+}
+
+static mf_process *agent(void) {
+  return agent_in(".", NULL);
 }
 
 static void eval(mf_process *p, const char *code) {
@@ -217,7 +223,7 @@ static void test_what_can_not_travel_is_refused(void **state) {
 }
 
 static void test_a_command_that_leads_nowhere(void **state) {
-  mf_process *p = behind("echo 'Permission denied' >&2; exit 255"), *clone;
+  mf_process *p = behind("echo 'Permission denied' >&2; exit 255", NULL), *clone;
   struct told run = {0}, end = {0};
   assert_int_equal(mf_fork(p, &clone), 0);
   mf_on_exit(p, on_exit_known, &end);
@@ -231,6 +237,56 @@ static void test_a_command_that_leads_nowhere(void **state) {
   assert_int_equal(end.code, -1);
   mf_close(clone, NULL, NULL);
   mf_close(p, NULL, NULL);
+}
+
+static void on_saved(mf_process *p, const mf_error *e, void *data) {
+  note(data, e);
+}
+
+static struct told run_in(mf_process *p, const char *function) {
+  struct told run = {0};
+  assert_int_equal(mf_run(p, function, on_run, &run), 0);
+  until(&run.done, 1);
+  return run;
+}
+
+/* The agent has another directory than this program. */
+static void test_an_image_over_there(void **state) {
+  char folder[] = "/tmp/moonfork-XXXXXX", path[64], text[16];
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/image", folder);
+  mf_process *p = agent_in(folder, NULL);
+  struct told saved = {0}, run;
+  eval(p, "word = 'of it' function f(s) s:write(word) end");
+  assert_int_equal(mf_save(p, "image", on_saved, &saved), 0);
+  until(&saved.done, 1);
+  mf_close(p, NULL, NULL);
+  if (saved.code == MF_EUNSUPPORTED) {
+    print_message("images are not possible here: %s\n", saved.text);
+    rmdir(folder);
+    return;
+  }
+  assert_int_equal(saved.code, 0);
+  p = agent_in(folder, "image");
+  run = run_in(p, "f");
+  assert_int_equal(run.code, 0);
+  assert_int_equal(read_all(run.socket, text, sizeof text), 5);
+  assert_string_equal(text, "of it");
+  mf_close(p, NULL, NULL);
+  assert_int_equal(truncate(path, 20000), 0);
+  p = agent_in(folder, "image");
+  run = run_in(p, "f");
+  assert_int_equal(run.code, MF_EINVAL);
+  assert_int_equal(run.started, MF_STARTED_NO);
+  assert_non_null(strstr(run.text, "cut off"));
+  mf_close(p, NULL, NULL);
+  unlink(path);
+  p = agent_in(folder, "image");
+  run = run_in(p, "f");
+  assert_int_equal(run.code, MF_EINVAL);
+  assert_non_null(strstr(run.text, "image can't be used: No such file"));
+  mf_close(p, NULL, NULL);
+  assert_int_equal(rmdir(folder), 0);
 }
 
 /* A thread closed the program's copy of the near end's socket, some time after the call: it
@@ -276,6 +332,7 @@ int main(void) {
       T(test_calls_and_kill),
       T(test_what_can_not_travel_is_refused),
       T(test_a_command_that_leads_nowhere),
+      T(test_an_image_over_there),
       T(test_all_is_closed_when_the_call_returns),
       T(test_a_refusal_leaves_nothing_on_the_loop),
   };

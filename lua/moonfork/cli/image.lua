@@ -99,7 +99,7 @@ local function save(options)
   process:close()
   if not ok then
     -- A message about the file begins with its absolute path.
-    local text, path = template.first_line(err), err.errno and require("moonfork.options").absolute(options.output)
+    local text, path = template.first_line(err), err.errno and require("moonfork.options").image_path(options.output)
     if path and text:sub(1, #path + 2) == path .. ": " then text = text:sub(#path + 3) end
     cli.fail(err.errno and err.code == "EINVAL" and cli.UNUSABLE or cli.FAILED, "%s can't be saved: %s",
       options.output, text)

@@ -15,7 +15,8 @@ template.options = {
 }
 template.on = {long = "--on", value = "COMMAND", many = true,
   help = "Run behind this command of the shell, as in --on 'ssh host'; several times for several commands. "
-    .. "`moonfork agent` is added if the command does not name it; `local`: on this machine, too"}
+    .. "`moonfork agent` is added if the command does not name it; `local`: on this machine, too. "
+    .. "--image names a file over there"}
 template.image = {long = "--image", value = "FILE", kind = "file",
   help = "Begin with the template of this file, made by `moonfork image` or clone.hibernate"}
 template.argument = {name = "FUNCTION",
@@ -106,11 +107,9 @@ function template.make_all(options)
       list[i] = template.make(options, tree)
     elseif not text:find "%S" then
       cli.fail(cli.USAGE, "option '--on': a command expected, as 'ssh host'")
-    elseif options.image then -- which is a file of this machine, for its builds
-      cli.fail(cli.USAGE, "--image and --on exclude each other, but for --on local")
     else
-      list[i] = template.fill(
-        require("moonfork").remote{command = command_of(text), session = "new", tree = tree}, options)
+      list[i] = template.fill(require("moonfork").remote{command = command_of(text), session = "new",
+        tree = tree, image = options.image}, options)
     end
   end
   if not list[1] then list[1] = template.make(options, tree) end

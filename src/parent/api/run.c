@@ -144,8 +144,6 @@ int mf_save(mf_process *p, const char *file, mf_error_cb cb, void *data) {
   int r = cb && file && *file ? process_check_unfinished(p) : MF_EINVAL;
   if (r)
     return r;
-  if (p->far)
-    return MF_EUNSUPPORTED;
   if (strlen(file) >= PATH_MAX)
     return MF_EINVAL;
   struct memory_request *m = calloc(1, sizeof *m);
