@@ -272,8 +272,8 @@ static struct net *prepare(lua_State *L) {
     luaL_pushfail(L);
     lua_pushfstring(
         L,
-        "'%s' is not an address (\"host:port\", \"[v6]:port\", \"/path\", \"@name\", "
-        "\"unixgram:/path\" or \"unixgram:@name\")",
+        "'%s' is not an address (\"host:port\", \"[v6]:port\", \"/path\", \"./path\", "
+        "\"@name\", \"unixgram:/path\" or \"unixgram:@name\")",
         text);
     lua_pushinteger(L, EINVAL);
     return NULL;

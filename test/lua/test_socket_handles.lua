@@ -267,6 +267,7 @@ function TestAddresses.test_bad_addresses()
     local r, message, errno = socket.connect(text)
     lu.assertNil(r)
     lu.assertStrContains(message, "is not an address")
+    lu.assertStrContains(message, '"./path"') -- what "host" may have been meant as
     lu.assertEquals(errno, 22)
   end
   lu.assertEquals(select(3, socket.connect("/" .. ("x"):rep(200))), 36)

@@ -16,7 +16,7 @@ Without --listen the sockets that systemd passes (LISTEN_FDS) are used.]],
   arguments = {template.argument},
   options = {
     {long = "--listen", value = "ADDRESS", many = true,
-     help = "host:port, [v6]:port, *:port, /path or @name; several times for several listeners"},
+     help = "host:port, [v6]:port, *:port, /path, ./path or @name; several times for several listeners"},
     {short = "-n", long = "--workers", value = "N", kind = "count", default = "the processors",
      help = "Worker processes"},
     template.options[1],

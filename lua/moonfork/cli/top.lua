@@ -21,7 +21,7 @@ subject: how many wait for a node or for their time, are being worked at, were d
 results, or are dead. With --subject only those of that subject, also if it has no node. Without it all
 nodes that announce themselves; for that the user needs the right to subscribe to beats (subjects that
 end in `.beat`).]],
-  arguments = {{name = "ADDRESS", help = "The status address: host:port, /path or @name", optional = true}},
+  arguments = {{name = "ADDRESS", help = "The status address: host:port, /path, ./path or @name", optional = true}},
   options = {
     {short = "-d", long = "--delay", value = "S", kind = "seconds", default = "1",
      help = "Seconds between two looks"},

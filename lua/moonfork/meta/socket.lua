@@ -146,7 +146,7 @@ local sockets = {}
 ---@return integer?
 function sockets.pair() end
 
---- "host:port", "[v6]:port", "/path", "@name", "unixgram:/path" or "unixgram:@name".
+--- "host:port", "[v6]:port", "/path", "./path", "@name", "unixgram:/path" or "unixgram:@name".
 ---@param address string
 ---@param options? moonfork.listen_options|integer a number: backlog
 ---@return moonfork.socket?
