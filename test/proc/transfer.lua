@@ -31,11 +31,11 @@ story.test("to_fd reports what failed at the birth of a clone that was sent noth
     require "moonfork.clone".on_fork(function() error "the hook fails" end)
   ]]
   local births = {
-    {"EINVAL", "^option cwd /nonexistent: ", function() return fork.new {cwd = "/nonexistent"} end},
-    {"EINVAL", "^option cwd /nonexistent: ",
-      function() return fork.new():eval "x = 1":fork {cwd = "/nonexistent"} end},
-    {"EINVAL", "^option cwd /nonexistent: ", function()
-      local p = fork.new():fork {cwd = "/nonexistent"}
+    {"EINVAL", "^option cwd /dev/null/none: ", function() return fork.new {cwd = "/dev/null/none"} end},
+    {"EINVAL", "^option cwd /dev/null/none: ",
+      function() return fork.new():eval "x = 1":fork {cwd = "/dev/null/none"} end},
+    {"EINVAL", "^option cwd /dev/null/none: ", function()
+      local p = fork.new():fork {cwd = "/dev/null/none"}
       fork.step(0) -- the fork is written by itself
       return p
     end},
