@@ -53,6 +53,17 @@ local calls = {
   {"run, waiting", begun, function(p) return keep(p:run "type") end},
   {"run without a name", begun, function(p) return p:run("", nothing) end},
   {"to_fd", begun, function(p) return p:to_fd(function(_, s) keep(s) end) end},
+  {"to_fd of a clone that can't be born", function()
+    local q = keep(begun [==[
+      require "moonfork.clone".on_fork(function() require "testkit".msleep(5) error "the hook fails" end)
+    ]==]:fork())
+    fork.step(0) -- the fork is written by itself
+    return q
+  end, function(q)
+    local s, err = q:to_fd()
+    if keep(s) then error "the socket of a clone that has failed" end
+    return nil, err
+  end},
   {"from_fd", function() return keep(assert(begun():to_fd())) end,
     function(s) return keep(fork.from_fd(s)) end},
   {"from_fd of another handle", function() return keep(fork.socket.listen "127.0.0.1:0") end,

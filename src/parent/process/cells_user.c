@@ -126,14 +126,17 @@ int cell_norun(struct mf_process *p, const struct event *e) {
 
 int cell_detach(struct mf_process *p, const struct event *e) {
   const struct run_request *to = e->run;
+  int r = 0;
   process_flush_child(p);
   process_flush(p);
   spares_drop(p);
-  deadline_clear(&p->limit);
   /* Its answer tells of what tells nothing by itself: forks with their function; and the
    * birth of a clone, whose options and hooks may fail after the template's DONE. */
   if (!list_empty(&p->asked) || !p->nsent)
-    command_send_simple(p, CMD_MEMORY, 0, NULL, 0);
+    r = command_send_simple(p, CMD_MEMORY, 0, NULL, 0);
+  if (r < 0)
+    return r;
+  deadline_clear(&p->limit);
   channel_exact(&p->chan);
   expect_finish(p, FINISH_TO_FD, to->cb, to->data);
   process_enter(p, DETACHING);
