@@ -168,6 +168,52 @@ story.test("workers of a pool have the leash of its template", function(t)
   gone_within(t, 2, pids)
 end)
 
+-- What was asked for before the process had answered its new owner is no child of the program, and
+-- had no leash at all.
+story.test("clones of a process that was taken up have a leash, and pools over it kill", function(t)
+  local parent, pids = start(t, [[
+    local function taken_up() return fork.from_fd(assert(fork.new {leash = "keep"}:eval(BUSY):to_fd())) end
+    local p = taken_up()
+    say("at_once", hello(p:fork(), "busy"))
+    say("later", hello(p:fork(), "busy"))
+    say("term", hello(taken_up():fork {leash = "term"}, "busy"))
+    local pool = taken_up():pool("busy", {max = 1})
+    local near, far = fork.socket.pair()
+    pool:call(far, function() end)
+    say("worker", near:read "l")
+    kept[#kept + 1] = pool
+  ]])
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
+-- It stayed on the leash of the program that had it between.
+story.test("a process that comes back is on the leash of its first owner", function(t)
+  local parent, pids = start(t, [[
+    local other = fork.new():eval [=[
+      function back(s)
+        local p = require "moonfork".from_fd((assert(s:recv_fd())))
+        s:send_fd(assert(p:eval("x = 1"):to_fd()))
+        s:read "a"
+      end
+    ]=]
+    local s = assert(other:run "back")
+    assert(s:send_fd(assert(fork.new():eval(BUSY):to_fd())))
+    local p = fork.from_fd((assert(s:recv_fd())))
+    local q, r = p:fork(), p:fork()
+    say("at_once", hello(q, "busy"))
+    say("later", hello(r, "busy"))
+    s:close()
+    assert(other:wait(10).code == 0)
+    for _, clone in ipairs {q, r} do
+      local status, err = clone:wait(0.1)
+      assert(not status and err.code == "TIMEOUT", "it ended with the program that had it between")
+    end
+  ]])
+  kit.kill(parent, kit.SIGKILL)
+  gone_within(t, 2, pids)
+end)
+
 story.test("the leash holds for programs that clone.exec starts, unless keep", function(t)
   local parent, pids = start(t, [[
     local function program(how)

@@ -202,8 +202,11 @@ int cmd_who(struct server *s, struct command *c) {
   s->title_stale = 1;
   slots_forget(&s->slots);
   accepting_close(&s->accepting);
-  if (!s->may_sibling)
-    leash_use_pipe(&s->leash, c->fds->n ? fdset_steal(c->fds, 0) : -1);
+  int pipe = c->fds->n ? fdset_steal(c->fds, 0) : -1;
+  if (s->may_sibling && !s->leash.by_pipe) /* clones may be asked for before the answer */
+    leash_keep_pipe(&s->leash, pipe);
+  else
+    leash_use_pipe(&s->leash, pipe);
   server_answer_hello(s);
   return 0;
 }

@@ -29,6 +29,13 @@ void leash_stay(struct leash *l) {
   leash_hold(l);
 }
 
+void leash_keep_pipe(struct leash *l, int source) {
+  if (l->source < 0)
+    l->source = source;
+  else
+    fd_close(&source);
+}
+
 void leash_drop_pipe(struct leash *l) {
   if (!l->by_pipe && !l->group)
     fd_close(&l->source);

@@ -42,6 +42,8 @@ void leash_use_pipe(struct leash *l, int source);
 /* From now on the leash of the whole process group, by that pipe (taken; -1: the one that
  * is there), and armed with SIGKILL. 0 or -errno: no /proc, no descriptor. */
 int leash_use_group(struct leash *l, int source);
+/* Takes the pipe (-1: none) for clones that are no siblings; the leash stays what it is. */
+void leash_keep_pipe(struct leash *l, int source);
 /* No clone will need the pipe: closes it, unless it is the leash. */
 void leash_drop_pipe(struct leash *l);
 /* In a forked process: nothing is set here yet. sibling 0: the parent is the template,
