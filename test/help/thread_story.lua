@@ -5,6 +5,7 @@
 --   threads.thread(p, ...)              a clone of p in a thread, with these arguments
 --   threads.result(t, p, name)          what a function writes in p, and how p ends
 --   threads.number(pid)                 of the threads of a process
+--   threads.available                   whether there are any
 
 local story = require "story"
 local fork = require "moonfork"
@@ -38,12 +39,12 @@ local function ask_available()
   fork.loop()
   return not err or err.code ~= "UNSUPPORTED"
 end
-local available = ask_available()
+threads.available = ask_available()
 
 function threads.test(name, options, f)
   if not f then options, f = {}, options end
   story.test(name, options, function(t)
-    if not available then t.skip("this Lua, or this build, has none") end
+    if not threads.available then t.skip("this Lua, or this build, has none") end
     f(t)
   end)
 end

@@ -7,6 +7,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local templates = require "templates"
+local threads = require "thread_story"
 local trouble = require "trouble"
 local kit = story.kit
 
@@ -207,6 +208,12 @@ local begun = {
     .. ".hang_up_at_exit(require 'hostile'.control(), 700) ]] go() local r = p:pool 'f' "
     .. "fork.step(0.1)",
 }
+
+if threads.available then -- the thread that runs keeps the template from being killed for the other one
+  begun["a clone in a thread, and one that is not born"] = "p:eval(SAY .. 'function wait(s) s:read(1) end') "
+    .. "local o = {isolation = 'thread'} local s = assert(p:fork(o):run 'wait') go() kit.kill(pid(), 19) "
+    .. "fork.step(0.1) local c = p:fork(o) c:run('wait', print) fork.step(0.1) p:close()"
+end
 
 local finish = {
   ["the state"] = "os.exit(0, true)",

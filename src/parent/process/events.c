@@ -21,12 +21,17 @@ static void on_limit(struct deadline *d) {
   process_event(p, &(struct event){EV_TIMEOUT});
 }
 
-/* It was told to end some time ago, and has not hung up. */
+/* It was told to end some time ago, and has not hung up. Clones of it that run in threads
+ * keep it from being killed, but nobody waits for what it does not confirm: it may be
+ * stopped. */
 static void end_of_grace(struct mf_process *p) {
-  if ((p->ndone < p->nsent && process_has_pending_fork(p)) || process_has_threads(p))
-    process_set_response_timeout(p, CLOSE_GRACE_MS);
-  else
+  int forks = p->ndone < p->nsent && process_has_pending_fork(p);
+  if (!forks && !process_has_threads(p)) {
     process_cut_down(p);
+    return;
+  }
+  p->is_past_grace = !forks;
+  process_set_response_timeout(p, CLOSE_GRACE_MS);
 }
 
 void process_await_hello(struct mf_process *p) {

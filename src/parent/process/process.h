@@ -137,8 +137,10 @@ struct mf_process {
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
   unsigned used : 1; /* the same by mf_run or mf_to_fd */
-  unsigned left_threads : 1; /* clones of it run that have no record any more */
-  unsigned close_waits : 1;  /* the close callback waits for the end of our child */
+  unsigned left_threads : 1;  /* clones of it run that have no record any more */
+  unsigned close_waits : 1;   /* the close callback waits for the end of our child */
+  unsigned is_past_grace : 1; /* closed, and its threads run on: what it has not confirmed
+                                 is not waited for */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
   unsigned refilling : 1;    /* up to their maximum, one after the other */

@@ -14,8 +14,8 @@ static int is_asked_for_memory(const struct mf_process *p) {
 /* Closed, and it has nothing to do but to see its clones that are threads end: they are
  * not waited for, as no clone that runs is. */
 static int only_runs_threads(const struct mf_process *p) {
-  return p->state == ENDING && !p->open && !p->close_waits && p->nsent - p->ndone <= 1 &&
-         process_has_threads(p);
+  return p->state == ENDING && !p->open && !p->close_waits &&
+         (p->nsent - p->ndone <= 1 || p->is_past_grace) && process_has_threads(p);
 }
 
 static int is_busy(const struct mf_process *p) {
