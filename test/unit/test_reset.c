@@ -1,6 +1,7 @@
-/* mf_reset when no handle is open: nothing of the library is on the loop then, so nobody
- * would kill a default template that does not end. One that was stopped stayed for as
- * long as the host. With the real template program. */
+/* Templates that are stopped when the host has closed all. mf_reset when no handle is
+ * open: nothing of the library is on the loop then, so nobody would kill a default
+ * template that does not end. One that was stopped stayed for as long as the host. With
+ * the real template program. */
 #include "unit.h"
 
 #include <moonfork.h>
@@ -116,10 +117,58 @@ static void test_nothing_is_born_for_closed_processes(void **state) {
   assert_int_equal(n, 1);
 }
 
+static void on_memory(mf_process *p, const mf_error *error, const mf_memory_info *info,
+                      void *data) {
+  (void)p, (void)info;
+  assert_null(error);
+  *(int *)data = 1;
+}
+
+static void on_no_run(mf_process *p, const mf_error *error, int socket, void *data) {
+  (void)p, (void)socket;
+  assert_non_null(error);
+  ++*(int *)data;
+}
+
+/* A clone in a thread that was closed before its birth kept the process of its template
+ * from being killed, as one that runs does. */
+static void test_a_stopped_template_with_a_thread_to_fork_ends(void **state) {
+  (void)state;
+  for (int runs = 0; runs < 2; runs++) {
+    mf_process *template, *clone;
+    mf_options options = MF_OPTIONS_INIT;
+    int is_there = 0, told = 0, status, r = 0;
+    options.isolation = MF_ISOLATION_THREAD;
+    assert_int_equal(mf_new_exec(NULL, &template), 0);
+    assert_int_equal(mf_eval(template, "function f() end", 16, 0, NULL, NULL), 0);
+    assert_int_equal(mf_memory(template, on_memory, &is_there), 0);
+    while (!is_there)
+      uv_run(uv_default_loop(), UV_RUN_ONCE);
+    pid_t pid = mf_pid(template);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid);
+    assert_int_equal(mf_fork_options(template, &options, &clone), 0);
+    if (runs)
+      assert_int_equal(mf_run(clone, "f", on_no_run, &told), 0);
+    mf_close(template, NULL, NULL);
+    mf_close(clone, NULL, NULL);
+    uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+    assert_int_equal(told, runs);
+    for (int i = 0; i < PAUSES && r == 0; i++) {
+      r = waitpid(pid, &status, WNOHANG);
+      poll(NULL, 0, r ? 0 : PAUSE_MS);
+    }
+    if (r == 0)
+      kill(pid, SIGKILL);
+    assert_true(r != 0);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_stopped_default_template_ends),
       cmocka_unit_test(test_nothing_is_born_for_closed_processes),
+      cmocka_unit_test(test_a_stopped_template_with_a_thread_to_fork_ends),
   };
   return cmocka_run_group_tests_name("reset", tests, NULL, NULL);
 }

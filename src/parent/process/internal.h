@@ -99,7 +99,8 @@ int process_thread_is_born(const struct mf_process *p);
 int process_thread_look(struct mf_process *p);
 /* Has it end, at its next instruction of Lua. */
 int process_thread_kill(struct mf_process *p);
-/* One that lives, forked from p. */
+/* One that lives, forked from p, and is not told to end: what runs nothing keeps no
+ * process from being killed that is stopped. */
 int process_has_threads(const struct mf_process *p);
 
 /* death.c */

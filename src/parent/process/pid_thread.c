@@ -194,7 +194,7 @@ int process_has_threads(const struct mf_process *p) {
     return 1;
   list_each(it, &p->forks) {
     const struct mf_process *q = list_entry(it, struct mf_process, fork_link);
-    if (q->is_thread && q->state != DEAD)
+    if (q->is_thread && q->state != DEAD && (q->state != ENDING || q->is_adrift))
       return 1;
   }
   return 0;
