@@ -346,4 +346,30 @@ test("clones in threads that are ended leave no memory of the library's", {
   t.got(pool:drain(20))
 end)
 
+-- The kill was sent while the record of the birth was read, and looked for the end itself: the
+-- record of that was lost, and the end of the process was waited for, which came five seconds late.
+test("a clone that is killed before its birth, and has ended at once, is not waited for",
+{deadline = 30}, function(t)
+  local p = fork.new_exec():eval "function waits(s) s:read 'a' end function echo(...) return ... end"
+  local runs = thread(p)
+  local socket = t.got(runs:run "waits") -- the template goes on
+  p:eval "os.execute 'exec sleep 1'"
+  local pool = p:pool("echo", {max = 1, isolation = "thread"})
+  local err, failure
+  pool(1, function(e) err = e end)
+  pool:drain(0.05, function(e) failure = e end)
+  t.within(10, function() return failure end)
+  t.error(err, "TIMEOUT")
+  t.error(failure, "TIMEOUT")
+  story.kit.msleep(1000) -- it is born and ends, and this program hears of both at once
+  pool:close()
+  local t0 = story.kit.now()
+  fork.loop()
+  local took = story.kit.now() - t0
+  t.ok(took < 4, took)
+  socket:close()
+  t.got(runs:wait(10))
+  runs:close()
+end)
+
 story.done()

@@ -44,9 +44,6 @@ static void take_born(struct mf_process *p, const struct life_record *record) {
   p->pid = record->number;
   p->forked = 1;
   process_trace(p);
-  if (p->signal)
-    process_kill(p, p->signal);
-  p->signal = 0;
 }
 
 static void take_end(struct mf_process *p, const struct life_record *record,
@@ -114,9 +111,19 @@ static void read_life(struct mf_process *p) {
   }
 }
 
+/* To kill it looks at its life, too: so not while that is read. */
+static void send_early_signal(struct mf_process *p) {
+  int signum = p->signal;
+  if (signum == 0 || p->pid <= 0)
+    return;
+  p->signal = 0;
+  process_kill(p, signum);
+}
+
 int process_thread_look(struct mf_process *p) {
   int was_born = p->life->born;
   read_life(p);
+  send_early_signal(p);
   if (p->life->born && !was_born && p->source && !list_empty(&p->ask_link))
     process_advance(p->source, p->fork_number);
   return p->life->ended;
