@@ -213,6 +213,13 @@ if threads.available then -- the thread that runs keeps the template from being 
   begun["a clone in a thread, and one that is not born"] = "p:eval(SAY .. 'function wait(s) s:read(1) end') "
     .. "local o = {isolation = 'thread'} local s = assert(p:fork(o):run 'wait') go() kit.kill(pid(), 19) "
     .. "fork.step(0.1) local c = p:fork(o) c:run('wait', print) fork.step(0.1) p:close()"
+  -- A pool waited for the end of its template, which workers that can't be killed put off.
+  begun["a pool of threads in C code"] = "p:eval(SAY .. [[ function nap() os.execute 'exec sleep 20' end ]]) "
+    .. "local r = p:pool('nap', {max = 2, isolation = 'thread'}) "
+    .. "r(function() end) go() fork.step(0.3)"
+  begun["a pool of threads whose template is stopped"] = "p:eval(SAY) go() fork.step(0.1) "
+    .. "local r = p:pool('f', {max = 1, isolation = 'thread'}) r(function() end) fork.step(0.3) "
+    .. "kit.kill(pid(), 19)"
 end
 
 local finish = {

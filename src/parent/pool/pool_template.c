@@ -32,6 +32,7 @@ static mf_process *leave_process(struct pool_template *t) {
   mf_process *p = t->process;
   t->process = NULL;
   p->forked_hook.close = NULL;
+  p->grace_hook.cb = NULL;
   return p;
 }
 
@@ -95,8 +96,16 @@ static void on_template_end(mf_process *p, const mf_exit *exit, void *data) {
   pool_schedule(t->pool);
 }
 
+/* Workers that are threads, and were given up, run on in it as long as they like. */
+static void on_past_grace(void *data) {
+  struct pool_template *t = data;
+  t->waits = 0;
+  pool_schedule(t->pool);
+}
+
 /* Somebody wants to know how it ends: so it is told to, and closed afterwards (a close
- * forgets who asked). A process that is told to end has ended within its grace. */
+ * forgets who asked). A process that is told to end has ended within its grace, unless
+ * threads run on in it: then its end is not waited for. */
 static int is_awaited(struct pool_template *t) {
   struct mf_process *p = t->process;
   if (!p->exit_to.cb || p->state == DEAD || t->asked)
@@ -104,8 +113,10 @@ static int is_awaited(struct pool_template *t) {
   t->asked = 1;
   if (mf_finish(p) < 0)
     return 0;
-  t->waits = 1;
+  t->waits = !p->is_past_grace;
   process_hook_exit(p, on_template_end, t);
+  p->grace_hook.cb = on_past_grace;
+  p->grace_hook.data = t;
   return 1;
 }
 

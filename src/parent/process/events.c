@@ -30,8 +30,12 @@ static void end_of_grace(struct mf_process *p) {
     process_cut_down(p);
     return;
   }
-  p->is_past_grace = !forks;
   process_set_response_timeout(p, CLOSE_GRACE_MS);
+  if (forks || p->is_past_grace)
+    return;
+  p->is_past_grace = 1;
+  if (p->grace_hook.cb)
+    p->grace_hook.cb(p->grace_hook.data);
 }
 
 void process_await_hello(struct mf_process *p) {

@@ -204,6 +204,10 @@ struct mf_process {
     void *data;
   } exit_to, exit_hook; /* hook: of the library's own */
   struct {
+    void (*cb)(void *data);
+    void *data;
+  } grace_hook; /* called when it is past its grace */
+  struct {
     mf_close_cb cb;
     void *data;
   } close_to;
