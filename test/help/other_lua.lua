@@ -108,8 +108,8 @@ tests["errors of each kind have their code"] = function()
   is_error(select(2, fork.new():require "no.such.module":run "f"), "REMOTE", "no%.such%.module")
   is_error(select(2, fork.new():run "no_such_function"), "REMOTE", "no_such_function")
   is_error(select(2, fork.new():eval "os.exit(3)":run "f"), "CLONE_DIED")
-  is_error(select(2, fork.new_exec { program = "/nonexistent" }:run "f"), "TEMPLATE_START",
-    "/nonexistent")
+  is_error(select(2, fork.new_exec { program = "/dev/null/none" }:run "f"), "TEMPLATE_START",
+    "/dev/null/none")
   is_error(select(2, fork.new { timeout = 0.1 }:eval "while true do end":run "f"), "TIMEOUT")
   is_error(select(2, fork.new():send_arg(0 / 0):run "f"), "EINVAL", "nan")
   is_error(select(2, fork.new():send_fd(-1):run "f"), "EINVAL")

@@ -109,7 +109,7 @@ story.test("an error of a template says where it was made, if that is asked for"
     t.eq(s, nil)
     return err.message
   end
-  local broken = fork.new_exec{program = "/nonexistent"}
+  local broken = fork.new_exec{program = "/dev/null/none"}
   local is_debug = fork.dump():find "made at [%w_]+%.c:%d" ~= nil
   broken:run "f"
   local ours = failure(function(p) p:chdir "/dev/null/none" end)

@@ -173,7 +173,7 @@ end)
 story.test("PF-09 an exec that fails is told, and the clone lives on", function(t)
   local ok, message, errno = t.ask(fork.new(), [[
     local clone = require "moonfork.clone"
-    return clone.exec("/nonexistent/program", {"program"})
+    return clone.exec("/proc/nowhere/program", {"program"})
   ]])
   t.eq(ok, nil)
   t.match(message, "No such file")

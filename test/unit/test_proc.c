@@ -196,7 +196,7 @@ static void test_spawn_tells_why_not(void **state) {
   pid_t pid = 77;
   spawn.argv = argv;
   spawn.envp = no_env;
-  spawn.program = "/nonexistent/program";
+  spawn.program = "/proc/nowhere/program";
   assert_int_equal(proc_spawn(&spawn, &pid), -ENOENT);
   spawn.program = "no-such-program-in-the-path";
   assert_int_equal(proc_spawn(&spawn, &pid), -ENOENT);
