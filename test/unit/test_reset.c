@@ -39,8 +39,8 @@ static pid_t only_child(void) {
   return pid;
 }
 
-static void test_a_stopped_default_template_ends(void **state) {
-  (void)state;
+/* A default template that has run something, and is stopped: its number. */
+static pid_t stopped_default_template(void) {
   mf_process *p;
   if (access("/proc/thread-self/children", R_OK) != 0)
     skip();
@@ -53,6 +53,12 @@ static void test_a_stopped_default_template_ends(void **state) {
   assert_true(pid > 0);
   assert_int_equal(kill(pid, SIGSTOP), 0);
   assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid); /* it has stopped */
+  return pid;
+}
+
+static void test_a_stopped_default_template_ends(void **state) {
+  (void)state;
+  pid_t pid = stopped_default_template();
   assert_int_equal(mf_reset(NULL), 0);
   int status, told = 0;
   for (int i = 0; i < PAUSES && !told; i++) {
@@ -87,17 +93,7 @@ static void on_late_run(mf_process *p, const mf_error *error, int socket, void *
 static void test_nothing_is_born_for_closed_processes(void **state) {
   (void)state;
   mf_process *p;
-  if (access("/proc/thread-self/children", R_OK) != 0)
-    skip();
-  assert_int_equal(mf_new(NULL, &p), 0);
-  assert_int_equal(mf_eval(p, "function f() end", 16, 0, NULL, NULL), 0);
-  assert_int_equal(mf_on_exit(p, on_exit_told, NULL), 0);
-  assert_int_equal(mf_run(p, "f", on_run, NULL), 0);
-  uv_run(uv_default_loop(), UV_RUN_DEFAULT);
-  pid_t pid = only_child();
-  assert_true(pid > 0);
-  assert_int_equal(kill(pid, SIGSTOP), 0);
-  assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid); /* it has stopped */
+  pid_t pid = stopped_default_template();
   for (int i = 0; i < 8; i++) {
     assert_int_equal(mf_new(NULL, &p), 0);
     assert_int_equal(mf_run(p, "type", on_late_run, NULL), 0);
