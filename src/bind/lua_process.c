@@ -311,10 +311,14 @@ int bound_done(lua_State *L, struct proc *p, int rc) {
 
 /* ---- make: -> raw; or nil, error ---- */
 
-int bound_unsupported(lua_State *L, const char *why) {
+static int refused(lua_State *L, const char *code, const char *why) {
   lua_pushnil(L);
-  bind_error_push(L, "UNSUPPORTED", why, NULL, MF_STARTED_NO, NULL);
+  bind_error_push(L, code, why, NULL, MF_STARTED_NO, NULL);
   return 2;
+}
+
+int bound_unsupported(lua_State *L, const char *why) {
+  return refused(L, "UNSUPPORTED", why);
 }
 
 /* o: the options that were asked for. */
@@ -420,9 +424,11 @@ static int l_send_fd(lua_State *L) { /* send_fd(raw, fd) */
   struct proc *p = bound_check(L, 1);
   char room[FAR_HANDLE_TEXT];
   int fd = (int)luaL_checkinteger(L, 2), rc = mf_send_fd(p->process, fd);
-  if (rc != MF_EUNSUPPORTED)
-    return bound_done(L, p, rc);
-  return bound_unsupported(L, far_handle_refusal(room, "the handle", fd));
+  if (rc == MF_EUNSUPPORTED)
+    return bound_unsupported(L, far_handle_refusal(room, "the handle", fd));
+  if (rc == MF_EINVAL) /* it is open: the caller has looked */
+    return refused(L, "EINVAL", "a socket of the library's own can't be sent");
+  return bound_done(L, p, rc);
 }
 
 static int l_send_arg(lua_State *L) { /* send_arg(raw, string) */

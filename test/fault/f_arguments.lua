@@ -2,6 +2,7 @@
 local fkit = require "faultkit"
 local host = require "host"
 local kit = require "testkit"
+local remote = require "remote"
 local standing = require "standing"
 local story = require "story"
 local fork = require "moonfork"
@@ -330,6 +331,36 @@ standing.test("the library's own sockets can't be passed, other things can", {
   kit.close(epoll)
   if pidfd then kit.close(pidfd) end
   p:close()
+end)
+
+-- Those of rpcs and of the link to a command were taken: whoever got one read what was for the rpc, or the
+-- link, which then came to its end.
+standing.test("the sockets of rpcs and links can't be passed either", function(t)
+  local function check(what, template)
+    local before = kit.fds()
+    local rpc = template():eval("function double(n) return 2 * n end"):rpc("double")
+    t.eq(t.got(rpc(4)), 8)
+    local other = template()
+    standing.pid(t, other)
+    local refused = 0
+    for fd in pairs(kit.fds()) do
+      local _, kind = kit.fstat(fd)
+      if not before[fd] and kind == "socket" then
+        local socket, err = other:fork():send_fd(fd):run("type")
+        t.eq(socket, nil, ("%s: descriptor %d was taken"):format(what, fd))
+        t.error(err, "EINVAL", "a socket of the library's own can't be sent")
+        t.eq(err.started, "no")
+        refused = refused + 1
+      end
+    end
+    t.ok(refused >= 2, what .. ": there were some")
+    t.eq(t.got(rpc(5)), 10, what .. ": the rpc is well")
+    t.eq((t.ask(other:fork(), "return 1")), 1, what .. ": the template is well")
+    rpc:close()
+    other:close()
+  end
+  check("local", fork.new_exec)
+  check("remote", function() return remote.over() end)
 end)
 
 standing.test("the socket of one clone can be given to another, and closes well", function(t)

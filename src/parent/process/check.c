@@ -1,5 +1,6 @@
 /* What may be asked of a process, and given to one. Runs in the parent. */
 #include "os/sock.h"
+#include "parent/process/far_link.h"
 #include "parent/process/process.h"
 #include "parent/process/registry.h"
 #include <errno.h>
@@ -17,14 +18,22 @@ int process_check_unfinished(const mf_process *p) {
   return !r && (p->finished || p->used) ? MF_ESTATE : r;
 }
 
-/* A control socket passed over itself would keep itself alive: none of ours may be, by
- * its number, and p's own and its sources' by no other number either. */
-int process_is_control_socket(const mf_process *p, int fd) {
+/* A socket of the library's own that is passed over itself would keep itself alive, and
+ * whoever holds its other end would read what is for another: none of ours may be, by its
+ * number, and p's own and its sources' by no other number either. */
+static int is_of(const mf_process *p, int fd) {
+  return p->chan.fd == fd || (p->rpc_fd && *p->rpc_fd == fd) ||
+         (p->far && (p->far->fd == fd || p->far->dead == fd));
+}
+
+int process_is_own_socket(const mf_process *p, int fd) {
+  if (p->far && p->far->input == fd) /* a pipe: the only one */
+    return 1;
   if (!sock_is_nameless(
           fd)) /* most are not: with thousands of processes the rest is long */
     return 0;
   list_each(it, &registry_of(p->context)->processes) {
-    if (list_entry(it, struct mf_process, link)->chan.fd == fd)
+    if (is_of(list_entry(it, struct mf_process, link), fd))
       return 1;
   }
   for (; p; p = p->source)
@@ -34,7 +43,7 @@ int process_is_control_socket(const mf_process *p, int fd) {
 }
 
 int process_check_handle(const mf_process *p, int fd) {
-  if (fd < 0 || process_is_control_socket(p, fd))
+  if (fd < 0 || process_is_own_socket(p, fd))
     return MF_EINVAL;
   int r = p->far ? sock_stream_kind(fd) : 1;
   return r == -EBADF ? MF_EINVAL : r < 0 ? r : r ? 0 : MF_EUNSUPPORTED;

@@ -216,6 +216,7 @@ struct mf_process {
     void (*close)(void *data);
     void *data;
   } forked_hook;
+  const int *rpc_fd; /* the socket of the rpc that it runs; NULL: it runs none */
   struct list memory;
   unsigned pending;
   struct failure *error;
@@ -287,9 +288,9 @@ int process_check(const struct mf_process *p);
 /* The same for what a process that was finished, run or given away can't be asked, ended
  * already or not. */
 int process_check_unfinished(const struct mf_process *p);
-/* Whether fd is a control socket that must not be passed to p: one of ours by its number,
- * p's own and its sources' by any number. */
-int process_is_control_socket(const struct mf_process *p, int fd);
+/* Whether fd is a socket of the library's own, which must not be passed to p: a control
+ * socket, one of an rpc or a link by its number, p's own and its sources' by any number. */
+int process_is_own_socket(const struct mf_process *p, int fd);
 /* 0, MF_EINVAL: it is no open descriptor, or such a socket; MF_EUNSUPPORTED: p is behind
  * a link, which carries connected stream sockets and pipes. */
 int process_check_handle(const struct mf_process *p, int fd);

@@ -71,6 +71,7 @@ static void tell_the_end(struct mf_rpc *rpc) {
     rpc->closed = 1;
     process_hook_exit(rpc->process, NULL, NULL);
     rpc->process->forked_hook.close = NULL;
+    rpc->process->rpc_fd = NULL;
     mf_close(rpc->process, on_process_closed, rpc);
   }
 }
@@ -372,6 +373,7 @@ int rpc_new(struct mf_process *p, const char *function, const mf_rpc_options *o,
   process_hook_exit(p, on_exit_told, rpc);
   p->forked_hook.close = close_in_copy;
   p->forked_hook.data = rpc;
+  p->rpc_fd = &rpc->fd;
   *ret = rpc;
   return 0;
 }
