@@ -82,6 +82,30 @@ story.test("AF-39 the parent is killed: all its processes are gone within two se
   gone_within(t, 2, pids)
 end)
 
+-- They ended when they were continued, which nobody did.
+story.test("the parent of a link is killed: its ends are gone, also those that are stopped", function(t)
+  for _, stopped in ipairs {"near", "agent"} do
+    local parent, pids = start(t, [[
+      local link = require "remote".over():eval(BUSY)
+      say("busy", hello(link, "busy"))
+      local all = kit.processes()
+      for pid, process in pairs(all) do
+        if process.comm == "moonfork-remote" and process.ppid == kit.getpid() then
+          say("near", pid)
+        elseif process.comm == "moonfork-remote" and all[process.ppid].ppid == kit.getpid() then
+          say("agent", pid)
+        end
+      end
+    ]])
+    for _, name in ipairs {"busy", "near", "agent"} do t.ok(pids[name] and t.alive(pids[name]), name) end
+    kit.kill(pids[stopped], kit.SIGSTOP)
+    t.outside(5, function() return kit.processes()[pids[stopped]].state == "T" end)
+    kit.kill(parent, kit.SIGKILL)
+    if stopped == "agent" then kit.kill(pids.near, kit.SIGKILL) end
+    gone_within(t, 10, pids)
+  end
+end)
+
 for _, how in ipairs {"os.exit(0)", "os.exit(3, true)", "error 'the parent fails'",
   "kit.kill(kit.getpid(), kit.SIGTERM)", "kit.kill(kit.getpid(), kit.SIGSEGV)"} do
   story.test("the parent ends by " .. how .. ": the same", function(t)
