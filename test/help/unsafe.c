@@ -245,14 +245,18 @@ MODULE(child_process) {
   return done(L, pid);
 }
 MODULE(working_directory) {
-  return done(L, chdir("/"));
+  char now[2];
+  return done(L, chdir(getcwd(now, sizeof now) ? "/usr" : "/"));
 }
 MODULE(umask) {
-  umask(0007);
+  umask(umask(0) ^ 0007);
   return done(L, 0);
 }
 MODULE(nice) {
-  return done(L, setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + 1));
+  int now = getpriority(PRIO_PROCESS, 0);
+  if (now == 19)
+    return luaL_error(L, "refused: it is as nice as can be");
+  return done(L, setpriority(PRIO_PROCESS, 0, now + 1));
 }
 MODULE(affinity) {
   cpu_set_t all, one;

@@ -250,13 +250,14 @@ story.test("a node says why its jobs stand still, and where a store was given fo
   local out, err, code = program.run("node " .. engine .. " --store /nowhere string.upper")
   t.eq({out, code}, {"", 2})
   t.match(err, "^moonfork node: %-%-store is the folder of %-%-engine local")
-  out, err, code = program.run "node --engine local --subject s --store /proc/nowhere string.upper"
+  local english = {env = "LC_ALL=C"} -- what mkdir says
+  out, err, code = program.run("node --engine local --subject s --store /proc/nowhere string.upper", english)
   t.eq({out, code}, {"", 126})
   t.match(err, "^moonfork node: %-%-engine local: the folder of the server can't be written %(%-%-store%): "
     .. ".*/proc/nowhere.*: No such file or directory\n$")
   local store = t:file "store"
   t.ok(os.execute(("mkdir -p '%s/engine'"):format(store)))
-  out, err, code = program.run(("node --engine local --subject s --store %s string.upper"):format(store))
+  out, err, code = program.run(("node --engine local --subject s --store %s string.upper"):format(store), english)
   t.eq({out, code}, {"", 126})
   t.match(err, "^moonfork node: %-%-engine local: the folder of the server can't be written %(%-%-store%): "
     .. ".*/engine.*: Is a directory\n$")
