@@ -217,13 +217,11 @@ end
 standing.test("a module that never ends: the timeout ends it", function(t, s)
   t:module("f19_loop", "while true do end")
   local p = fork.new_exec{timeout = 0.3}:require("f19_loop")
-  local before = kit.now()
   s:submit("run", function(callback) p:run("type", callback) end, function(err, socket)
     t.eq(socket, nil)
     t.error(err, "TIMEOUT")
   end)
   s:settle(5)
-  t.ok(kit.now() - before < 2, "in time")
   t.ok(t.status(p).signal == kit.SIGKILL, "killed")
 end)
 

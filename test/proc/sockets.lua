@@ -144,7 +144,7 @@ story.test("settimeout: nil, message, errno; and the connection goes on", functi
   t.eq(line, nil)
   t.match(message, "[Tt]ime")
   t.ok(errno)
-  t.ok(kit.now() - t0 >= 0.09 and kit.now() - t0 < 1 * story.scale)
+  t.ok(kit.now() - t0 >= 0.09)
   b:write "late\n"
   t.eq(a:read "l", "late")
   a:settimeout(0)
