@@ -569,6 +569,9 @@ static void after(struct turn *t) {
 
 int remote_near(char **argv) {
   int root = -1, r;
+  /* What the program has without close-on-exec, as files of io.open, does not go
+   * to the command: the reader of such a pipe would wait for the end of the link. */
+  fd_close_from(LEASH_FD + 1, NULL, 0);
   uv_loop_t *loop = uv_default_loop();
   signal(SIGPIPE, SIG_IGN);
   records_init(&records);
