@@ -215,7 +215,7 @@ os.exit(bad == 0, true)
 standing.test("the n-th allocation of each call of the module fails", {
   deadline = host.nightly and 1800 or 90}, function(t)
   local shim = host.tool(t, "shim.so")
-  if (os.getenv "STORY_PRELOAD" or "") ~= "" then
+  if story.is_sanitized then
     t.skip "the shim and the sanitizer wrap the same calls"
   end
   local out, code, err = t:lua(PROGRAM:format(host.rounds(40, 1000)), {

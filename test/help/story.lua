@@ -37,6 +37,7 @@ local folder -- of modules; exists, and is on package.path, before any template 
 local SKIP, FAIL = {}, {}
 
 story.kit, story.scale = kit, scale
+story.is_sanitized = (os.getenv "STORY_PRELOAD" or "") ~= "" -- a sanitizer's runtime is loaded first
 
 -- ---- files ----
 

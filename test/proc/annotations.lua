@@ -361,7 +361,7 @@ for _, program in ipairs {"luajit", "lua5.1", "lua5.3"} do
     if not os.execute("command -v " .. program .. " >/dev/null 2>&1") then
       t.skip(program .. " is not installed")
     end
-    if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "it does not bear a sanitizer's runtime" end
+    if story.is_sanitized then t.skip "it does not bear a sanitizer's runtime" end
     local version = program:match "%d%.%d"
     local part = os.getenv "MOONFORK_BUILD" .. "/moonfork/ffi" .. (version or ""):gsub("%.", "") .. ".so"
     if version and not t.read(part) then t.skip("its headers were not there when this was built") end

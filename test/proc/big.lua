@@ -31,7 +31,7 @@ story.test("AF-24 long strings arrive, and are held once on either side", {deadl
     ]]
     local socket = t.got(p:run "f")
     t.eq(socket:read "l", tostring(4 * #text))
-    if (os.getenv "STORY_PRELOAD" or "") == "" then
+    if not story.is_sanitized then
       t.ok(peak(kit.getpid()) < alone + 32, "parent: " .. peak(kit.getpid()) .. " MiB")
       t.ok(peak(p:pid()) < 4 * MIB + 64, "clone: " .. peak(p:pid()) .. " MiB")
     end
@@ -57,7 +57,7 @@ end)
 -- What of it has come is thrown away; the template has not seen it.
 -- A sanitizer ends a process that can't map a page for it.
 story.test("a command that does not fit into the memory over there: NOMEM, and its process alone ends", {
-  deadline = 60, skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "address space is the sanitizer's" or nil},
+  deadline = 60, skip = story.is_sanitized and "address space is the sanitizer's" or nil},
   function(t)
     local text = ("x"):rep(100 << 20)
     local template = fork.new_exec():eval "function size(s, a) s:write(a and #a or 0, '\\n') end"

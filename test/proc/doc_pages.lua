@@ -18,10 +18,9 @@ story.test("migration", {deadline = 100}, function(t)
   page.run(t, "migration.md", {loose = true})
 end)
 
-local sanitized = (os.getenv "STORY_PRELOAD" or "") ~= ""
 story.test("the C cookbook", {
   deadline = 100,
-  skip = sanitized and "programs without a sanitizer can't use a library with one"
+  skip = story.is_sanitized and "programs without a sanitizer can't use a library with one"
     or not os.execute "cc --version >/dev/null 2>&1 && pkg-config --exists libuv" and "needs a compiler" or nil,
 }, function(t)
   page.run(t, "c-cookbook.md")

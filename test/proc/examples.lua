@@ -40,7 +40,7 @@ test("prefork_server", {}, { "20 connections, answered by %d+ of %d+ processes" 
 test("drain_server", {}, { "two clients of 127%.0%.0%.1:%d+ were served",
   "a client is told: STILL HERE", "all workers have ended by themselves" })
 test("tree", {
-  skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "ps does not bear a sanitizer's runtime" or nil,
+  skip = story.is_sanitized and "ps does not bear a sanitizer's runtime" or nil,
 }, { "^one\nnil\tTIMEOUT\nnothing of it is left\n$" })
 local another = os.execute "{ command -v luajit || command -v lua5.3 || command -v lua5.1; } >/dev/null"
 test("other_lua", { skip = not another and "needs luajit, lua5.3 or lua5.1" or nil },
@@ -61,12 +61,12 @@ if copas then copas:close() end
 
 test("host", {}, { "Hello, C, says", "Hello, Lua, says", "the loop is empty" })
 test("host_busy", {
-  skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
+  skip = story.is_sanitized and "measures, so without sanitizers" or nil,
 }, { "200 processes", "longest: %d" })
 
 test("game_server", {
   may_be_late = true,
-  skip = (os.getenv "STORY_PRELOAD" or "") ~= "" and "measures, so without sanitizers" or nil,
+  skip = story.is_sanitized and "measures, so without sanitizers" or nil,
 }, { "^%d+ calls, %d+ answered, %d+ errors, %d+ workers killed", "\n180 frames, longest",
   "the stuck script was stopped [1-9]%d* times, the buggy one raised [1-9]%d* times\n$" })
 

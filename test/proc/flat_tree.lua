@@ -186,7 +186,7 @@ end)
 -- valgrind makes the system calls itself: where these come as SIGSYS it dies.
 story.test("copies under valgrind fork as ever", {deadline = 90}, function(t)
   if not os.execute "valgrind --version >/dev/null 2>&1" then t.skip "valgrind is not installed" end
-  if story.scale > 1 then t.skip "not with sanitizers" end
+  if story.is_sanitized then t.skip "not with sanitizers" end
   local out, code, err = t:lua([[
     local fork = require "moonfork"
     local p = fork.template():eval "function say(s) s:write 'said' end"

@@ -200,7 +200,7 @@ story.test("killing and closing hundreds leaves nothing", {deadline = 40}, funct
 end)
 
 story.test("long errors leave no memory behind", function(t)
-  if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the sanitizer keeps what is freed" end
+  if story.is_sanitized then t.skip "the sanitizer keeps what is freed" end
   local function resident()
     return tonumber(t.read("/proc/self/statm"):match "%d+ (%d+)") * 4096
   end

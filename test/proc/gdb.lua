@@ -29,7 +29,7 @@ local CONTEXT = "next(entries(gdb.lookup_static_symbol(\"contexts\").value(), \"
 
 story.test("gdb shows processes, an rpc with its call, a pool with its workers", function(t)
   if not os.execute "command -v gdb >/dev/null 2>&1" then t.skip "gdb is not installed" end
-  if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the preloaded runtime is in gdb, too" end
+  if story.is_sanitized then t.skip "the preloaded runtime is in gdb, too" end
   local nap = "function nap() require'testkit'.msleep(2000) end"
   local p = fork.new_exec{name = "mother"}:eval(nap)
   local rpc = p:fork():rpc "nap"

@@ -35,7 +35,7 @@ local function look(t, template, f)
   return {a, b}, memory
 end
 local function small(t, memory)
-  if (os.getenv "STORY_PRELOAD" or "") ~= "" then return end
+  if story.is_sanitized then return end
   t.ok(memory.uss < 2 * MIB, "own: " .. memory.uss)
   t.ok(memory.shared > 20 * MIB, "shared: " .. memory.shared)
 end
@@ -89,10 +89,8 @@ story.test("clones of a clone share with their grandparent, also when it is gone
   end)
 
 -- The sanitizer's own reservation counts as address space.
-local SANITIZED = (os.getenv "STORY_PRELOAD" or "") ~= "" and "address space is the sanitizer's"
-
 story.test("limits on memory and files leave a large template what it has",
-  {deadline = 60, skip = SANITIZED or nil}, function(t)
+  {deadline = 60, skip = story.is_sanitized and "address space is the sanitizer's" or nil}, function(t)
     local template = fork.new_exec():eval(build):seal()
     template:limit {as = 256 * MIB, fsize = 4096}
     t.eq(look(t, template, "look"), {SUM, LENGTH})

@@ -318,30 +318,28 @@ story.test("limit: of the process and its future clones", function(t)
 end)
 
 -- The sanitizer's own reservation counts as address space.
-local SANITIZED = (os.getenv "STORY_PRELOAD" or "") ~= "" and "address space is the sanitizer's"
-
-story.test("limit as: counts usable memory; what is too much fails in Lua", {skip = SANITIZED or nil},
-  function(t)
-    local p = fork.new():limit {as = 256 << 20}
-    local ok, message, after = t.ask(p, [[
-      local ok, message = pcall(function()
-        local kept = {}
-        for i = 1, 1000 do kept[i] = ("x"):rep(1 << 20) .. i end
-      end)
-      collectgarbage()
-      local small = ("y"):rep(1 << 20)
-      return ok, tostring(message), #small
-    ]])
-    t.eq(ok, false)
-    t.match(message, "not enough memory")
-    t.eq(after, 1 << 20)
-    local q = fork.new():limit {as = 256 << 20}
-    t.eq(t.ask(q, [[
+story.test("limit as: counts usable memory; what is too much fails in Lua", {
+  skip = story.is_sanitized and "address space is the sanitizer's" or nil}, function(t)
+  local p = fork.new():limit {as = 256 << 20}
+  local ok, message, after = t.ask(p, [[
+    local ok, message = pcall(function()
       local kept = {}
-      for i = 1, 100 do kept[i] = ("x"):rep(1 << 20) .. i end
-      return #kept
-    ]]), 100, "a hundred MiB of 256 can be used")
-  end)
+      for i = 1, 1000 do kept[i] = ("x"):rep(1 << 20) .. i end
+    end)
+    collectgarbage()
+    local small = ("y"):rep(1 << 20)
+    return ok, tostring(message), #small
+  ]])
+  t.eq(ok, false)
+  t.match(message, "not enough memory")
+  t.eq(after, 1 << 20)
+  local q = fork.new():limit {as = 256 << 20}
+  t.eq(t.ask(q, [[
+    local kept = {}
+    for i = 1, 100 do kept[i] = ("x"):rep(1 << 20) .. i end
+    return #kept
+  ]]), 100, "a hundred MiB of 256 can be used")
+end)
 
 story.test("seal: by hand, with a collector and an audit", function(t)
   for _, options in ipairs {{}, {gc = "generational"}, {gc = "incremental"}, {gc = "stop"},

@@ -6,7 +6,6 @@ local kit = story.kit
 local build, source = os.getenv "MOONFORK_BUILD", os.getenv "MOONFORK_SOURCE"
 local script = source .. "/test/help/other_lua.lua"
 
-local is_sanitized = (os.getenv "STORY_PRELOAD" or "") ~= ""
 local both_back_ends = { ["lua5.3"] = true, luajit = true }
 
 local function run(program, name, more)
@@ -42,7 +41,7 @@ for _, row in ipairs {
 
   local function need(t)
     if not is_there(program) then t.skip(program .. " is not installed") end
-    if is_sanitized and not both_back_ends[title] then
+    if story.is_sanitized and not both_back_ends[title] then
       t.skip "a sanitizer sees one interpreter of each back end"
     end
     if short and not has_part(short) then

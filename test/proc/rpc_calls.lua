@@ -325,7 +325,7 @@ story.test("long calls need no fresh memory", function(t)
     local f <close> = assert(io.open "/proc/self/stat")
     return tonumber(f:read "a":match "%) %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+)")
   end
-  if (os.getenv "STORY_PRELOAD" or "") ~= "" then t.skip "the sanitizer's memory is always fresh" end
+  if story.is_sanitized then t.skip "the sanitizer's memory is always fresh" end
   if not pcall(faults) then t.skip "needs /proc" end
   for _, serialiser in ipairs {"raw", "string", "msgpack"} do
     local rpc = fork.new():eval [[

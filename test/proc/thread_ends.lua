@@ -235,7 +235,7 @@ end)
 -- What was kept for the next clones, hundreds of GiB of addresses, counted as used: such a template could map
 -- nothing any more, and forked nobody.
 test("a limit on addresses after clones in threads", {
-  skip = story.scale > 1 and "a sanitizer needs more addresses" or nil}, function(t)
+  skip = story.is_sanitized and "a sanitizer needs more addresses" or nil}, function(t)
   local p = template "function sums(s) local l = {} for i = 1, 1000 do l[i] = {i} end s:write(#l) end"
   for _ = 1, 5 do t.eq((result(t, thread(p, ""), "sums")), "1000") end
   p:limit {as = 256 << 20}

@@ -11,7 +11,7 @@ for name, limits in pairs {
   ["descriptors"] = { nofile = 16 },
 } do
   story.test("a template forks under a limit on " .. name, function(t)
-    if limits.as and (os.getenv "STORY_PRELOAD" or "") ~= "" then
+    if limits.as and story.is_sanitized then
       t.skip "the sanitizer needs more address space"
     end
     local template = fork.new_exec():limit(limits):eval "function f(s) s:write 'here' end"
