@@ -263,7 +263,7 @@ story.test("a kill during a login ends the command", function(t)
     t.eq(p:kill(0), true) -- asks only
     t.eq(p:kill(signal), true)
     t.within(20, function() return err end, "run is told")
-    t.error(err, "TEMPLATE_START", "it was ended here")
+    t.error(err, "CLONE_DIED", "it was ended here")
     t.eq(err.started, "no")
     t.eq(t.status(p).signal, kit["SIG" .. signal]) -- as one here that is killed before its birth
     t.within(20, function() return not t.alive(math.tointeger(tonumber(t.read(pid)))) end, "the command has ended")

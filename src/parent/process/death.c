@@ -80,15 +80,16 @@ void process_die(struct mf_process *p) {
   if (p->state != RUNNING && p->state != DETACHED && p->state != ENDING && !p->error) {
     char how[512];
     process_describe_end(p, how, sizeof how);
-    p->idle_death = !has_work(p);
+    /* What a new process is told before its hello is more than what the caller asked for. */
+    p->idle_death = !has_work(p) || (p->greeting && p->dying);
     if (p->greeting && p->far) {
       char room[GREETING_NAME_MAX], hint[FAR_HINT_MAX];
-      process_fail(p, MF_ETEMPLATE_START, process_may_have_started(p), NULL, "%s %s%s",
-                   greeting_name(p, room),
+      process_fail(p, p->dying ? MF_ECLONE_DIED : MF_ETEMPLATE_START,
+                   process_may_have_started(p), NULL, "%s %s%s", greeting_name(p, room),
                    far_link_is_up(p->far) ? "ended before its template said hello"
                                           : "did not lead to an agent",
                    process_far_hint(p, hint));
-    } else if (p->greeting) {
+    } else if (p->greeting && !p->dying) {
       char room[GREETING_NAME_MAX];
       process_fail(p, MF_ETEMPLATE_START, process_may_have_started(p), NULL,
                    "%s ended before it said hello (%s)%s", greeting_name(p, room), how,
