@@ -9,18 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
-/* NULL: it is no record, or there is no memory (errno). */
-static struct chunk_record *map_record(int fd) {
-  struct stat st;
-  errno = EINVAL;
-  if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != CHUNK_RECORD_SIZE)
-    return NULL;
-  void *map = mmap(NULL, CHUNK_RECORD_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  return map == MAP_FAILED ? NULL : map;
-}
 
 int far_chunk_new(const mf_message *m, struct far_chunk **ret) {
   struct reader r;
@@ -33,11 +21,13 @@ int far_chunk_new(const mf_message *m, struct far_chunk **ret) {
     return -ENOMEM;
   chunk->n = n;
   buf_init(&chunk->answers, SIZE_MAX);
-  if (m->nfds > 0 && !(chunk->record = map_record(m->fds[0]))) {
-    int rc = errno == EINVAL || errno == EBADF ? MF_EINVAL : -errno;
+  void *record = NULL;
+  int rc = m->nfds > 0 ? share_map(m->fds[0], CHUNK_RECORD_SIZE, &record) : 0;
+  if (rc < 0) {
     free(chunk);
-    return rc;
+    return rc == -EINVAL ? MF_EINVAL : rc;
   }
+  chunk->record = record;
   *ret = chunk;
   return 0;
 }

@@ -7,7 +7,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { HEAD = offsetof(struct chunk_record, answers), PIECE = LINK_DATA_MAX };
 
@@ -65,8 +64,10 @@ static struct record *of_file(struct records *r, int fd, ino_t inode) {
     if (x->inode == inode)
       return x;
   }
-  void *map = mmap(NULL, CHUNK_RECORD_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  struct record *x = map == MAP_FAILED ? NULL : add(r, r->last + 1, map, -1);
+  void *map;
+  if (share_map(fd, CHUNK_RECORD_SIZE, &map) < 0)
+    return NULL;
+  struct record *x = add(r, r->last + 1, map, -1);
   if (x)
     x->inode = inode;
   return x;
@@ -74,7 +75,7 @@ static struct record *of_file(struct records *r, int fd, ino_t inode) {
 
 int records_classify(struct records *r, int fd, const struct stat *st,
                      struct link_descriptor *ret, struct buf *out) {
-  if (!S_ISREG(st->st_mode) || st->st_size != CHUNK_RECORD_SIZE)
+  if (!S_ISREG(st->st_mode) || !share_is_memory(fd, CHUNK_RECORD_SIZE))
     return 0;
   struct record *x = of_file(r, fd, st->st_ino);
   if (!x) /* the worker has none, then, and the parent's says nothing */

@@ -10,8 +10,6 @@
 #include <lauxlib.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define BOARD_TYPE "moonfork.board"
@@ -51,15 +49,10 @@ static int l_board(lua_State *L) {
 static int l_map(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   struct board *b = push_board(L, check_size(L, 2));
-  struct stat status;
-  if (fstat(fd, &status) < 0)
-    return serve_fail(L, errno, "shared memory");
-  if (status.st_size != (off_t)(b->n * sizeof(int64_t)))
-    return serve_fail(L, EINVAL, "shared memory");
-  void *map =
-      mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (map == MAP_FAILED)
-    return serve_fail(L, errno, "shared memory");
+  void *map = NULL;
+  int rc = share_map(fd, b->n * sizeof(int64_t), &map);
+  if (rc < 0)
+    return serve_fail(L, -rc, "shared memory");
   b->cells = map;
   return 1;
 }

@@ -8,6 +8,8 @@
 #include "os/memfile.h"
 #include "os/share.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -98,12 +100,54 @@ static void test_memfile_minds_the_limit_on_files(void **state) {
   assert_int_equal(limited(0, share_is_refused), 0);
 }
 
+/* Whether a file is taken for memory of ours of a page; it is closed. */
+static int is_ours(int fd, size_t size) {
+  void *map = NULL;
+  int r = share_map(fd, size, &map);
+  assert_int_equal(share_is_memory(fd, size), r == 0);
+  if (r == 0)
+    share_unmap(map, size);
+  else
+    assert_int_equal(r, -EINVAL);
+  fd_close(&fd);
+  return r == 0;
+}
+
+static int shared(size_t size) {
+  void *map;
+  int fd;
+  assert_int_equal(share_new(size, &fd, &map), 0);
+  share_unmap(map, size);
+  return fd;
+}
+
+static void test_share_map_takes_what_share_new_made_alone(void **state) {
+#ifdef MFD_ALLOW_SEALING
+  FILE *file = tmpfile();
+  int ends[2];
+  assert_true(is_ours(shared(4096), 4096));
+  assert_true(is_ours(shared(100), 100));
+  assert_false(is_ours(shared(4095), 4096));
+  assert_false(is_ours(shared(8192), 4096));
+  assert_false(is_ours(memfile_new("test", 4096, MEMFILE_DATA), 4096)); /* may shrink */
+  assert_non_null(file);
+  assert_int_equal(ftruncate(fileno(file), 4096), 0);
+  assert_false(is_ours(dup(fileno(file)), 4096));
+  fclose(file);
+  assert_int_equal(pipe(ends), 0);
+  assert_false(is_ours(ends[0], 4096));
+  assert_false(is_ours(ends[1], 0));
+  assert_false(is_ours(-1, 4096));
+#endif
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_memfile_has_the_size_and_zeroes),
       census_test(test_memfile_of_code_can_be_executed),
       census_test(test_memfile_of_a_written_byte_becomes_a_huge_page),
       census_test(test_memfile_minds_the_limit_on_files),
+      census_test(test_share_map_takes_what_share_new_made_alone),
   };
   return cmocka_run_group_tests_name("memfile", tests, NULL, NULL);
 }

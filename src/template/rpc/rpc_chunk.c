@@ -4,12 +4,12 @@
 #include "template/rpc/rpc_chunk.h"
 
 #include "os/proc.h"
+#include "os/share.h"
 #include "template/server/server.h"
 #include "wire/chunk.h"
+#include <errno.h>
 #include <lauxlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
 struct chunk {
   struct rpc_server *s;
@@ -23,14 +23,6 @@ struct chunk {
 };
 
 /* ---- what came ---- */
-
-static struct chunk_record *map_record(int fd) {
-  struct stat st;
-  if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < CHUNK_RECORD_SIZE)
-    return NULL;
-  void *map = mmap(NULL, CHUNK_RECORD_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  return map == MAP_FAILED ? NULL : map;
-}
 
 /* 0: it is malformed. */
 static int read_chunk(struct chunk *c, const struct rpc_call *call) {
@@ -155,10 +147,14 @@ void rpc_chunk_run(struct rpc_server *s, lua_State *L, const struct rpc_call *ca
     refuse(s, call, FAILURE_INVAL, "malformed chunk");
     return;
   }
-  if (call->nfds > 0 && !(c.record = map_record(call->fds[0]))) {
-    refuse(s, call, FAILURE_LIMIT, "the record of the chunk can't be mapped");
+  void *record = NULL;
+  int r = call->nfds > 0 ? share_map(call->fds[0], CHUNK_RECORD_SIZE, &record) : 0;
+  if (r < 0) {
+    refuse(s, call, r == -EINVAL ? FAILURE_INVAL : FAILURE_LIMIT,
+           "the record of the chunk can't be mapped");
     return;
   }
+  c.record = record;
   uint64_t began = proc_now_ns();
   unsigned char header[CHUNK_HEADER] = {0};
   buf_init(&c.out, s->out.max);
@@ -174,5 +170,5 @@ void rpc_chunk_run(struct rpc_server *s, lua_State *L, const struct rpc_call *ca
   }
   buf_deinit(&c.out);
   if (c.record)
-    munmap(c.record, CHUNK_RECORD_SIZE);
+    share_unmap(c.record, CHUNK_RECORD_SIZE);
 }

@@ -2,10 +2,10 @@
  * (MADV_DONTFORK): what stands there decides whom the parent takes for its child. */
 #include "template/server/slots.h"
 
+#include "os/share.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 static int find_step(const struct slots *s, uint32_t index) {
   for (int i = s->nsteps - 1; i >= 0; i--)
@@ -32,18 +32,6 @@ char *slots_text(const struct slots *s, uint32_t index) {
   return texts + (size_t)(index - s->first[i]) * SLOT_TEXT_MAX;
 }
 
-/* A mapping past the end of its file would be a signal at the first touch. */
-static void *map(int fd, size_t size) {
-  struct stat st;
-  if (fstat(fd, &st) < 0)
-    return MAP_FAILED;
-  if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < size) {
-    errno = EINVAL;
-    return MAP_FAILED;
-  }
-  return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-}
-
 int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd,
               int words_fd) {
   int i = s->nsteps;
@@ -53,14 +41,14 @@ int slots_map(struct slots *s, uint32_t first, uint32_t count, int births_fd,
     return 0;
   if (i == SLOT_STEPS_MAX)
     return -E2BIG;
-  void *births = map(births_fd, slot_births_size(count));
-  if (births == MAP_FAILED)
-    return -errno;
-  void *words = map(words_fd, slot_words_size(count));
-  if (words == MAP_FAILED) {
-    int error = errno;
-    munmap(births, slot_births_size(count));
-    return -error;
+  void *births, *words;
+  int r = share_map(births_fd, slot_births_size(count), &births);
+  if (r < 0)
+    return r;
+  r = share_map(words_fd, slot_words_size(count), &words);
+  if (r < 0) {
+    share_unmap(births, slot_births_size(count));
+    return r;
   }
 #ifdef MADV_DONTFORK
   (void)madvise(births, slot_births_size(count), MADV_DONTFORK);
@@ -86,8 +74,8 @@ void slots_forked(struct slots *s) {
 }
 
 void slots_map_words(struct last_words **ret, int fd) {
-  void *words = map(fd, sizeof **ret);
-  if (words == MAP_FAILED)
+  void *words;
+  if (share_map(fd, sizeof **ret, &words) < 0)
     return;
 #ifdef MADV_DONTFORK
   (void)madvise(words, sizeof **ret, MADV_DONTFORK);
