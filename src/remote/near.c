@@ -6,6 +6,7 @@
 #include "base/result.h"
 #include "os/fd.h"
 #include "os/proc.h"
+#include "os/share.h"
 #include "os/sock.h"
 #include "remote/beat.h"
 #include "remote/command.h"
@@ -20,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -465,8 +465,8 @@ static int classify(struct mux *m, int fd, struct link_descriptor *d) {
   }
   if (records_classify(&records, fd, &st, d, &m->out))
     return 1;
-  if (!S_ISREG(st.st_mode) || pread(fd, &t, sizeof t, 0) != (ssize_t)sizeof t ||
-      t.magic != LINK_TICKET_MAGIC)
+  if (!S_ISREG(st.st_mode) || !share_is_memory(fd, sizeof t) ||
+      pread(fd, &t, sizeof t, 0) != (ssize_t)sizeof t || t.magic != LINK_TICKET_MAGIC)
     return 0;
   *d = (struct link_descriptor){.kind = t.kind, .id = t.table, .count = t.count};
   return 1;
@@ -514,25 +514,19 @@ static const struct mux_ops ops = {.on_raw = on_raw,
 
 /* ---- made ---- */
 
-static void map_page(int fd) {
-  void *map = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  page = map == MAP_FAILED ? NULL : map;
-}
-
 /* The parent's first frame, with the root's socket and perhaps the page: it has come
  * before this program was started. */
-static int take_start(int *ret_root) {
+static int take_start(struct link_hello *ret, int *ret_root, int *ret_page) {
   struct fdset fds;
   struct link_frame f;
-  uint32_t v[2];
   int truncated, r = MF_AGAIN;
-  *ret_root = -1;
+  *ret_root = *ret_page = -1;
   while (r == MF_AGAIN) {
     fdset_init(&fds);
     unsigned char *at = buf_reserve(&side_in, 4096);
     ssize_t n = at ? sock_recv(SIDE_FD, at, 4096, 0, &fds, &truncated) : -ENOMEM;
-    if (fds.n > 1)
-      map_page(fds.fd[1]);
+    if (fds.n > 1 && *ret_page < 0)
+      *ret_page = fdset_steal(&fds, 1);
     if (fds.n >= 1 && *ret_root < 0)
       *ret_root = fdset_steal(&fds, 0);
     fdset_close(&fds);
@@ -541,13 +535,38 @@ static int take_start(int *ret_root) {
     buf_commit(&side_in, (size_t)n);
     r = link_next(&side_in, LINK_SIDE_LAST, &f);
   }
-  if (r < 0 || *ret_root < 0 || f.type != LINK_START || link_numbers(&f, v, 2) < 0)
+  if (r < 0 || *ret_root < 0 || f.type != LINK_START)
     return -EPROTO;
+  link_read_start(&f, ret);
   link_done(&side_in, &f);
   nread = buf_size(&side_in);
-  beat_ms = v[0];
-  window = v[1];
   return 0;
+}
+
+/* Of a program of another build neither words nor memory mean what they do here. */
+static int begin(const struct link_hello *start, int page_fd) {
+  void *map = NULL;
+  if (strcmp(start->build, build_own.version) != 0) {
+    snprintf(reason, sizeof reason,
+             "the program that started it is moonfork %s, moonfork-remote is %s: install "
+             "the same version of both (MOONFORK_REMOTE names another one)",
+             *start->build ? start->build : "of another version", build_own.version);
+    return -EPROTO;
+  }
+  int r = page_fd < 0 ? 0 : share_map(page_fd, sizeof *page, &map);
+  if (r == -EINVAL)
+    snprintf(reason, sizeof reason,
+             "the program that started it shares memory with it that is not as this "
+             "moonfork-remote expects it: install both from one build of moonfork %s "
+             "(MOONFORK_REMOTE names another one)",
+             build_own.version);
+  else if (r < 0)
+    snprintf(reason, sizeof reason, "the program's memory can't be shared: %s",
+             strerror(-r));
+  page = map;
+  beat_ms = start->beat_ms;
+  window = start->window;
+  return r;
 }
 
 /* All that the program has said stands in its place before the program writes itself. */
@@ -567,8 +586,15 @@ static void after(struct turn *t) {
   look_idle();
 }
 
+static int fail_start(void) {
+  link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
+  flush_side();
+  return 1;
+}
+
 int remote_near(char **argv) {
-  int root = -1, r;
+  int root, page_fd, r;
+  struct link_hello start;
   /* What the program has without close-on-exec, as files of io.open, does not go
    * to the command: the reader of such a pipe would wait for the end of the link. */
   fd_close_from(LEASH_FD + 1, NULL, 0);
@@ -577,12 +603,16 @@ int remote_near(char **argv) {
   records_init(&records);
   buf_init(&side_in, SIDE_MAX);
   buf_init(&side_out, 2 * SIDE_MAX);
-  if (fstat(LEASH_FD, &leash_stat) < 0 || take_start(&root) < 0) {
+  if (fstat(LEASH_FD, &leash_stat) < 0 || take_start(&start, &root, &page_fd) < 0) {
     fprintf(stderr, "moonfork-remote: it is started by moonfork, not by hand\n");
     return 2;
   }
   fd_set_cloexec(SIDE_FD, 1);
   fd_set_cloexec(LEASH_FD, 1);
+  r = begin(&start, page_fd);
+  fd_close(&page_fd);
+  if (r < 0)
+    return fail_start();
   uv_timer_init(loop, &status_wait);
   side.on_ready = on_side;
   leash.on_ready = on_leash;
@@ -607,9 +637,7 @@ int remote_near(char **argv) {
   }
   if (r < 0) {
     snprintf(reason, sizeof reason, "%s can't be started: %s", argv[0], strerror(-r));
-    link_put_text(&side_out, LINK_FAILED, reason, strlen(reason));
-    flush_side();
-    return 1;
+    return fail_start();
   }
   mux_dump_on_signal(&mux);
   turn_run(&turn);

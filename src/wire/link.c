@@ -136,6 +136,17 @@ int link_read_hello(const struct link_frame *f, int of_agent, struct link_hello 
   return 0;
 }
 
+void link_read_start(const struct link_frame *f, struct link_hello *ret) {
+  struct reader r;
+  size_t n;
+  reader_init(&r, f->body, f->length);
+  *ret = (struct link_hello){.beat_ms = reader_u32(&r)};
+  ret->window = reader_u32(&r);
+  const char *text = reader_str(&r, &n);
+  if (text)
+    copy_build(ret, text, n);
+}
+
 /* ---- writing ---- */
 
 void link_put_header(unsigned char *at, unsigned type, unsigned ndescriptors,
@@ -269,6 +280,17 @@ int link_put_end(struct buf *out, const struct link_end *e) {
   if (!r)
     r = buf_put_str(&body, e->words, e->nwords);
   return put_built(out, LINK_GONE, &body, r);
+}
+
+int link_put_start(struct buf *out, uint32_t beat_ms, uint32_t window) {
+  struct buf body;
+  buf_init(&body, LINK_BODY_MAX);
+  int r = buf_put_u32(&body, beat_ms);
+  if (!r)
+    r = buf_put_u32(&body, window);
+  if (!r)
+    r = buf_put_str(&body, build_own.version, strlen(build_own.version));
+  return put_built(out, LINK_START, &body, r);
 }
 
 int link_put_hello(struct buf *out, uint32_t beat_ms, uint32_t window) {

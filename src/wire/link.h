@@ -64,7 +64,8 @@ enum link_type {
                        FORK, whose socket is the channel */
   LINK_LAST = LINK_CLONE,
   /* between the parent and its near end only */
-  LINK_START = 32, /* u32 beat, u32 window; comes with the root's control socket */
+  LINK_START = 32, /* u32 beat, u32 window, str build; comes with the root's control
+                      socket, and perhaps with the memory of link_page.h */
   LINK_PRINTED,    /* what the command printed before the greeting */
   LINK_FORK,       /* u32 token, then the body of a LINK_CLONE: see link_fork */
   LINK_UNWANTED,   /* u32 token: nobody wants that socket any more */
@@ -178,6 +179,9 @@ struct link_hello {
   char build[64];
   uint32_t beat_ms, window; /* of the near end; 0 where the agent says it */
 };
+/* LINK_START. Another version may say anything: build is "" where it can't be read. */
+int link_put_start(struct buf *out, uint32_t beat_ms, uint32_t window);
+void link_read_start(const struct link_frame *f, struct link_hello *ret);
 /* beat_ms 0: the agent's. */
 int link_put_hello(struct buf *out, uint32_t beat_ms, uint32_t window);
 /* 0, or -EPROTO: it is none of any version, or its numbers are not within bounds. */

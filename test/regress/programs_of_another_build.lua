@@ -92,4 +92,16 @@ story.test("whatever else it does is told with its name and its end", {new_templ
   end
 end)
 
+-- A near end of an older version does not know what a newer program says first.
+story.test("a near end that ends without a word is named", {new_template = true}, function(t)
+  local real = os.getenv "MOONFORK_REMOTE"
+  local path = program(t, "near", "", "exit 2")
+  kit.setenv("MOONFORK_REMOTE", path)
+  local _, err = fork.remote{command = {"/bin/true"}}:run "type"
+  kit.setenv("MOONFORK_REMOTE", real)
+  t.error(err, "TEMPLATE_START", "near end, the program " .. path:gsub("%p", "%%%0")
+    .. ", has ended without a word.*same build")
+  t.eq(err.started, "no")
+end)
+
 story.done()

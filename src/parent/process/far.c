@@ -1,9 +1,11 @@
 #include "parent/process/far.h"
 
 #include "base/result.h"
+#include "parent/common/program.h"
 #include "parent/process/far_input.h"
 #include "parent/process/far_link.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -362,6 +364,17 @@ static int take_all(struct far_link *far) {
   return r < 0 ? r : 0;
 }
 
+/* One of another build may not know what it was told first, and says nothing. */
+static void lose_near(struct far_link *far) {
+  char program[PROGRAM_PATH_MAX], why[sizeof far->reason];
+  snprintf(
+      why, sizeof why,
+      "its near end, the program %.700s, has ended without a word: it must be of the "
+      "same build of moonfork as this one",
+      program_remote(program));
+  lose(far, far->nheard ? "its near end has ended" : why);
+}
+
 /* Whether more is likely to be there. One that hung up just now is heard of soon. */
 static int read_piece(struct far_link *far) {
   struct backend *b = far->context->backend;
@@ -379,7 +392,10 @@ static int read_piece(struct far_link *far) {
   if (n == -EAGAIN)
     return 0;
   if (n <= 0) {
-    lose(far, n == -ENOMEM ? "not enough memory" : "its near end has ended");
+    if (n == -ENOMEM)
+      lose(far, "not enough memory");
+    else
+      lose_near(far);
     return 0;
   }
   buf_commit(&far->in, (size_t)n);

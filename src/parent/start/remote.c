@@ -51,10 +51,9 @@ static char **arguments(const char *program, const char *const *command) {
 static int say_start(struct backend *s, int side, const mf_options *o, const int *given,
                      int ngiven) {
   struct buf b;
-  uint32_t numbers[2] = {o->beat_ms ? o->beat_ms : LINK_BEAT_MS,
-                         o->window ? (uint32_t)o->window : LINK_WINDOW};
   buf_init(&b, LINK_BODY_MAX);
-  int r = link_put(&b, LINK_START, 0, numbers, 2);
+  int r = link_put_start(&b, o->beat_ms ? o->beat_ms : LINK_BEAT_MS,
+                         o->window ? (uint32_t)o->window : LINK_WINDOW);
   for (const int *fds = given; r == 0 && buf_size(&b); fds = NULL) {
     struct iovec iov = {(void *)(uintptr_t)buf_peek(&b), buf_size(&b)};
     ssize_t sent = s->ops->send(s, side, &iov, 1, fds, fds ? ngiven : 0);
