@@ -92,6 +92,28 @@ story.test("AF-46 what it forks from then on is the new owner's", function(t)
   q:close()
 end)
 
+-- It had no slot while the number of its source was not known: it was a child of its source then, and what the
+-- kernel tells a parent alone, and its last words, were lost.
+story.test("AF-46 a clone that is asked for before the new owner knows the number is its child", function(t)
+  for _, make in ipairs {function() return fork.new() end, function() return fork.new_exec():fork() end} do
+    local q = fork.from_fd(t.got(make():to_fd()))
+    t.eq(q:pid(), nil, "it is not known yet")
+    local clone = q:fork():eval [[
+      function f(s) s:write(require "moonfork.clone".ppid()) s:close() error "at last" end
+    ]]
+    local inner = clone:fork()
+    t.eq(t.got(clone:run "f"):read "a", tostring(kit.getpid()))
+    t.got(inner:run "f")
+    for _, process in ipairs {clone, inner} do
+      local status = t.status(process)
+      t.eq({status.code, status.unknown}, {1, nil})
+      t.match(status.error, "at last")
+      t.ok(status.rusage and status.rusage.maxrss > 0, "and what it used")
+    end
+    q:close()
+  end
+end)
+
 story.test("AF-46 a process is handed to a second process, which uses it there", function(t)
   local p = fork.new_exec():eval "carried = 'across'":send_arg "sent"
   local pid = t.within(5, function()

@@ -47,9 +47,10 @@ void process_open_to_fds(struct mf_process *p) {
     channel_accept_fds(&p->chan);
 }
 
-/* Whether clones of it can be our children: it is one itself, as far as we know. */
+/* Whether clones of it can be our children: it is one itself, as far as we know. One that
+ * was taken up knows it before we do, and forks by itself where it is not. */
 static int may_have_siblings(const struct mf_process *source) {
-  if (source->no_siblings || (source->taken_up && source->pid <= 0))
+  if (source->no_siblings)
     return 0;
   return source->pid <= 0 || source->ours || source->far;
 }
