@@ -385,6 +385,11 @@ static void on_local_end(struct mux *m, uint32_t channel) {
     intake_end_pending(&intake);
 }
 
+static void on_number_free(struct mux *m, uint32_t channel) {
+  records_forget(&records, channel);
+  intake_forget(&intake, channel);
+}
+
 static const struct mux_ops ops = {.on_frame = on_frame,
                                    .on_end = on_end,
                                    .has_news = has_news,
@@ -393,6 +398,7 @@ static const struct mux_ops ops = {.on_frame = on_frame,
                                    .on_command = on_command,
                                    .take_fork = take_fork,
                                    .on_local_end = on_local_end,
+                                   .on_number_free = on_number_free,
                                    .on_quiet = on_quiet};
 
 /* What stands where the stream was: nobody over there is to write into it. */

@@ -220,10 +220,16 @@ static void end_place(struct intake *i, uint32_t table, uint32_t index) {
   }
 }
 
+void intake_forget(struct intake *i, uint32_t channel) {
+  for (unsigned k = 0; k < i->nwaiting; k++)
+    if (i->waiting[k].channel == channel)
+      i->waiting[k].channel = 0;
+}
+
 /* What nobody wants any more makes room: its clone may run for long without a word. */
 static void forget_unwanted(struct intake *i) {
   for (unsigned k = i->nwaiting; k-- > 0;)
-    if (!mux_has(i->mux, i->waiting[k].channel))
+    if (!i->waiting[k].channel)
       forget(i, &i->waiting[k]);
 }
 

@@ -21,7 +21,8 @@ struct intake_ops {
 };
 
 struct waiting {
-  uint32_t channel, table, index;
+  uint32_t channel; /* 0: it is gone */
+  uint32_t table, index;
   pid_t pid; /* 0: not born yet, as far as is known */
 };
 
@@ -58,6 +59,8 @@ void intake_birth(struct intake *i, uint32_t table, uint32_t index, pid_t pid);
 /* A process has ended. has_returned: its function has, as it says, without a word. 1: so
  * it had no socket, and has run no code that could have said anything elsewhere. */
 int intake_end(struct intake *i, pid_t pid, int has_returned);
+/* That number is no channel's any more: what its clone says is for nobody. */
+void intake_forget(struct intake *i, uint32_t channel);
 /* The template executes nothing any more, and all births are known. */
 void intake_end_pending(struct intake *i);
 

@@ -58,6 +58,9 @@ struct mux_ops {
                    unsigned char *command);
   /* The local end of a channel has ended; its END follows. NULL: nothing to say. */
   void (*on_local_end)(struct mux *m, uint32_t channel);
+  /* A channel is over, and its number may come again: what is noted of it is not to be
+   * taken for the next one's. NULL: nothing is. */
+  void (*on_number_free)(struct mux *m, uint32_t channel);
   /* All bytes that were in local sockets at mux_await_quiet have been sent on. */
   void (*on_quiet)(struct mux *m);
 };

@@ -98,7 +98,7 @@ void channel_drop(struct mux_channel *c) {
   stop_awaiting(c);
   drop_segments(c);
   list_remove(&c->link);
-  list_remove(&c->bucket);
+  channel_leave_number(c);
   list_remove(&c->waits);
   list_remove(&c->stalls);
   list_remove(&c->fresh);
@@ -127,10 +127,13 @@ static void settle(struct mux_channel *c) {
     stop_awaiting(c);
     channel_end_direct(c);
   }
-  if (!c->sends && !c->receives)
+  if (!c->sends && !c->receives) {
     channel_drop(c);
-  else
-    channel_watch(c);
+    return;
+  }
+  if (!c->sends && c->ended && c->id > LINK_CHANNEL_OUTPUT)
+    channel_leave_number(c); /* the other end has none of that number any more */
+  channel_watch(c);
 }
 
 /* ---- from here to there ---- */
@@ -207,6 +210,15 @@ static void put_data(struct mux_channel *c, size_t n, struct fdset *fds) {
   buf_commit(&m->out, LINK_HEADER_SIZE + n);
 }
 
+/* After an END there is nothing to be stopped, and the number may be another's. */
+static void stop_receiving(struct mux_channel *c) {
+  c->receives = 0;
+  drop_segments(c);
+  list_remove(&c->stalls);
+  if (!c->ended)
+    put(c->mux, LINK_RESET, c->id, NULL, 0);
+}
+
 /* The local side has ended, or can't be read. */
 static void end_sending(struct mux_channel *c) {
   struct mux *m = c->mux;
@@ -218,18 +230,8 @@ static void end_sending(struct mux_channel *c) {
   if (m->ops->on_local_end)
     m->ops->on_local_end(m, c->id);
   put(m, LINK_END, c->id, NULL, 0);
-  if (c->receives && (c->is_hung_up || local_hung_up(&c->local))) {
-    c->receives = 0;
-    drop_segments(c);
-    put(m, LINK_RESET, c->id, NULL, 0);
-  }
-}
-
-static void stop_receiving(struct mux_channel *c) {
-  c->receives = 0;
-  drop_segments(c);
-  list_remove(&c->stalls);
-  put(c->mux, LINK_RESET, c->id, NULL, 0);
+  if (c->receives && (c->is_hung_up || local_hung_up(&c->local)))
+    stop_receiving(c);
 }
 
 static void note_limit(const struct mux_channel *c) {

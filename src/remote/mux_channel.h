@@ -14,7 +14,7 @@ enum {
 };
 
 struct mux_channel {
-  struct list link, bucket; /* link: in channels or gone */
+  struct list link, bucket; /* link: in channels or gone; bucket: while has_number */
   struct list waits;        /* to be read: in paused or crowded */
   struct list stalls;       /* to be written: in stalled; both may be at once */
   struct list unmade;       /* in the mux's: token stands for the local descriptor */
@@ -30,6 +30,8 @@ struct mux_channel {
   int sends;      /* local bytes still go over */
   int receives;   /* those of the other end are still written */
   int ended;      /* no more come */
+  int has_number; /* frames of id mean this channel: not where both directions are over,
+                     and bytes that have come wait for their reader alone */
   int is_paused;
   int is_large;    /* what was read last filled a piece */
   int is_read_out; /* nothing lay there when it was read last */
@@ -47,6 +49,8 @@ struct mux_channel {
 void channel_on_ready(struct turn_watch *w, int events);
 /* For a new channel of this end's, which no other has now. */
 uint32_t channel_next_id(struct mux *m);
+/* Its number may be another's: nothing more is said of it, here or there. Once. */
+void channel_leave_number(struct mux_channel *c);
 /* Without a local descriptor. NULL: no memory. */
 struct mux_channel *channel_new(struct mux *m, uint32_t id);
 void channel_drop(struct mux_channel *c);

@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { BUCKETS_FIRST = 64 };
+enum {
+  BUCKETS_FIRST = 64,
+  IDS_AHEAD = LINK_CHANNELS_MAX /* numbers: more than are given while a frame arrives */
+};
 
 static struct list *bucket_of(const struct mux *m, uint32_t id) {
   return &m->buckets[(id >> 1) & (m->nbuckets - 1)];
@@ -38,9 +41,15 @@ int mux_grow(struct mux *m) {
   m->buckets = fresh;
   m->nbuckets = n;
   list_each(it, &m->channels) {
-    channel_enter(list_entry(it, struct mux_channel, link));
+    struct mux_channel *c = list_entry(it, struct mux_channel, link);
+    if (c->has_number)
+      channel_enter(c);
   }
   return 0;
+}
+
+static uint32_t id_step(const struct mux *m) {
+  return m->is_agent ? 2 : 4;
 }
 
 /* After the largest one they begin again: nothing is under way any more of a channel that
@@ -49,9 +58,28 @@ uint32_t channel_next_id(struct mux *m) {
   uint32_t id;
   do {
     id = m->next_id;
-    m->next_id += m->is_agent ? 2 : 4;
+    m->next_id += id_step(m);
   } while (id <= LINK_CHANNEL_OUTPUT || mux_has(m, id));
   return id;
+}
+
+/* If it is the turn of a number of ours that is free only now, frames of it may be under
+ * way still: it is left out. */
+static void leave_out(struct mux *m, uint32_t id) {
+  uint32_t ahead = id - m->next_id;
+  if (ahead % id_step(m) == 0 && ahead < IDS_AHEAD * id_step(m))
+    m->next_id = id + id_step(m);
+}
+
+void channel_leave_number(struct mux_channel *c) {
+  struct mux *m = c->mux;
+  if (!c->has_number)
+    return;
+  c->has_number = 0;
+  list_remove(&c->bucket);
+  leave_out(m, c->id);
+  if (m->ops->on_number_free)
+    m->ops->on_number_free(m, c->id);
 }
 
 struct mux_channel *channel_new(struct mux *m, uint32_t id) {
@@ -66,7 +94,7 @@ struct mux_channel *channel_new(struct mux *m, uint32_t id) {
   c->id = id;
   c->credit = m->window;
   c->opening.is_on = !m->is_agent && id != LINK_CHANNEL_OUTPUT;
-  c->sends = c->receives = 1;
+  c->sends = c->receives = c->has_number = 1;
   list_init(&c->segments);
   list_init(&c->waits);
   list_init(&c->stalls);
@@ -170,7 +198,7 @@ void mux_resume(struct mux *m) {
 void channel_give_up(struct mux_channel *c) {
   struct mux *m = c->mux;
   if ((c->sends && link_put(&m->out, LINK_END, c->id, NULL, 0) < 0) ||
-      (c->receives && link_put(&m->out, LINK_RESET, c->id, NULL, 0) < 0))
+      (c->receives && !c->ended && link_put(&m->out, LINK_RESET, c->id, NULL, 0) < 0))
     mux_break(m, "not enough memory");
   channel_drop(c);
 }

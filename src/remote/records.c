@@ -177,6 +177,14 @@ int records_put(struct records *r, uint32_t channel, struct buf *out) {
   return 0;
 }
 
+void records_forget(struct records *r, uint32_t channel) {
+  list_each(it, &r->all) {
+    struct record *x = list_entry(it, struct record, link);
+    if (x->channel == channel)
+      x->channel = 0;
+  }
+}
+
 int records_order(struct records *r, const struct link_frame *f) {
   uint32_t id;
   if (link_numbers(f, &id, 1) < 0)

@@ -36,6 +36,8 @@ int records_put_stops(struct records *r, struct buf *out);
 int records_add(struct records *r, const struct link_descriptor *d, uint32_t channel);
 /* The socket of a worker has ended: what it left. 0 or -errno. */
 int records_put(struct records *r, uint32_t channel, struct buf *out);
+/* That number is no channel's any more. */
+void records_forget(struct records *r, uint32_t channel);
 /* LINK_RECORD_STOP, LINK_RECORD_DROP. 0 or -EPROTO. */
 int records_order(struct records *r, const struct link_frame *f);
 

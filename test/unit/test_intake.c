@@ -47,10 +47,15 @@ static int take_fork(struct mux *m, uint32_t channel, const struct link_fork *fo
   return intake_take(&intake, channel, fork, command);
 }
 
+static void on_number_free(struct mux *m, uint32_t channel) {
+  intake_forget(&intake, channel);
+}
+
 static const struct mux_ops ops = {.on_frame = on_frame,
                                    .on_end = on_end,
                                    .on_quiet = on_quiet,
                                    .on_command = on_command,
+                                   .on_number_free = on_number_free,
                                    .take_fork = take_fork};
 
 static void before_end(struct intake *i) {
@@ -354,6 +359,50 @@ static void test_unwanted_ones_make_room(void **state) {
   drain();
 }
 
+/* A fork that nobody wants, whose clone says nothing for so long that the number of its
+ * channel comes again: the socket that it hands in then became the other clone's. */
+static void test_a_number_that_comes_again_is_another_forks(void **state) {
+  struct buf out;
+  int fd, pair[2];
+  permit();
+  drain();
+  buf_init(&out, SIZE_MAX);
+  uint32_t channel = ask(1);
+  arrive(&fd);
+  link_put(&out, LINK_END, channel, NULL, 0);
+  link_put(&out, LINK_RESET, channel, NULL, 0);
+  assert_int_equal(send(peer, buf_peek(&out), buf_size(&out), 0), buf_size(&out));
+  buf_deinit(&out);
+  turn();
+  last_channel = channel - 2;
+  mux.last_ids[0] = last_channel;
+  assert_int_equal(ask(2), channel);
+  arrive(&fd);
+  assert_int_equal(intake.nwaiting, 2);
+  assert_int_equal(sock_pair(pair, 0), 0);
+  pid_t late = clone_says(INTAKE_SOCKET, pair[1]);
+  intake_birth(&intake, TABLE, 1, late);
+  assert_int_equal(send(pair[0], "late", 4, 0), 4);
+  turn();
+  assert_int_equal(intake.nwaiting, 1);
+  assert_int_equal(next().type, 0);
+  end(late);
+  close(pair[0]);
+  close(pair[1]);
+  assert_int_equal(sock_pair(pair, 0), 0);
+  pid_t pid = clone_says(INTAKE_SOCKET, pair[1]);
+  intake_birth(&intake, TABLE, 2, pid);
+  assert_int_equal(send(pair[0], "hello", 5, 0), 5);
+  turn();
+  struct link_frame f = next();
+  assert_int_equal(f.type, LINK_DATA);
+  assert_int_equal(f.channel, channel);
+  end(pid);
+  close(pair[0]);
+  close(pair[1]);
+  is_over(channel);
+}
+
 /* Whoever has the other end may shut it down. What lies there is read, and the next fork
  * has a socket. */
 static void shut_down(int how) {
@@ -468,6 +517,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_what_the_other_end_said_before, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(test_unwanted_ones_make_room, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_number_that_comes_again_is_another_forks,
+                                      setup, teardown),
       cmocka_unit_test_setup_teardown(test_it_is_shut_down, setup, teardown),
       cmocka_unit_test_setup_teardown(test_it_is_shut_down_for_writing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_flood, setup, teardown),

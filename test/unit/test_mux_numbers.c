@@ -7,6 +7,8 @@
 #include "remote/mux_channel.h"
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { NEAR, AGENT, WINDOW = 8192, TURNS = 1000, STAYING = 2 };
@@ -34,6 +36,7 @@ static void after(struct turn *t) {
 
 static int setup(void **state) {
   int stream[2], local[2];
+  signal(SIGPIPE, SIG_IGN);
   ended = 0;
   assert_int_equal(uv_loop_init(&loop), 0);
   assert_int_equal(turn_init(&turns, &loop, after), 0);
@@ -131,11 +134,136 @@ static void test_the_agents_numbers_begin_again(void **state) {
   numbers_begin_again(AGENT);
 }
 
+/* ---- a number that is free for one end, and not for the other ---- */
+
+static uint32_t newest(int side) {
+  return list_entry(muxes[side].channels.prev, struct mux_channel, link)->id;
+}
+
+/* The next number of that side is this one, as after a whole round. */
+static void come_round_to(int side, uint32_t id) {
+  muxes[side].next_id = id;
+  muxes[!side].last_ids[0] = id - (side == AGENT ? 2 : 4);
+}
+
+static void turn_until_gone(int side, uint32_t id) {
+  for (int i = 0; i < TURNS && mux_has(&muxes[side], id); i++)
+    turn_once(&turns, 0);
+  assert_false(mux_has(&muxes[side], id));
+  assert_int_equal(ended, 0);
+}
+
+/* A channel of that side which is over there; here bytes of it wait for their reader,
+ * ret_reader. Its number comes next. */
+static uint32_t leave_unread(int side, int *ret_reader) {
+  static const char bytes[WINDOW];
+  int ends[2], room = 1;
+  pass_socket(side, ends);
+  uint32_t id = newest(side);
+  struct mux_channel *there = channel_find(&muxes[!side], id);
+  assert_int_equal(setsockopt(there->local.fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room),
+                   0);
+  assert_int_equal(write(ends[0], bytes, sizeof bytes - 1), sizeof bytes - 1);
+  shutdown(ends[1], SHUT_WR);
+  close(ends[0]);
+  turn_until_gone(side, id);
+  for (int i = 0; i < TURNS && !there->ended; i++)
+    turn_once(&turns, 0);
+  assert_true(there->ended && !there->sends && there->queued > 0);
+  come_round_to(side, id);
+  *ret_reader = ends[1];
+  return id;
+}
+
+/* The agent took that number for a lie, and the link ended. */
+static void reader_comes_late(int side) {
+  char bytes[WINDOW];
+  struct fdset fds;
+  int reader, ends[2];
+  uint32_t id = leave_unread(side, &reader);
+  pass_socket(side, ends);
+  assert_int_equal(newest(side), id);
+  for (size_t n = 0; n < WINDOW - 1;) { /* and then its end */
+    await_bytes(reader);
+    ssize_t got = read(reader, bytes, sizeof bytes);
+    assert_true(got > 0);
+    n += (size_t)got;
+  }
+  await_bytes(reader);
+  assert_int_equal(read(reader, bytes, sizeof bytes), 0);
+  assert_int_equal(write(ends[1], "z", 1), 1);
+  receive(ends[0], &fds);
+  close(reader);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+/* That nobody reads it any more was said with its number, which is another's now. */
+static void reader_never_comes(int side) {
+  struct fdset fds;
+  int reader, ends[2];
+  uint32_t id = leave_unread(side, &reader);
+  pass_socket(side, ends);
+  assert_int_equal(newest(side), id);
+  unsigned nchannels = muxes[!side].nchannels;
+  close(reader);
+  for (int i = 0; i < TURNS && muxes[!side].nchannels == nchannels; i++)
+    turn_once(&turns, 0);
+  assert_int_equal(muxes[!side].nchannels, nchannels - 1);
+  for (int i = 0; i < 4; i++)
+    turn_once(&turns, 0);
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(write(ends[i], "z", 1), 1);
+    receive(ends[!i], &fds);
+  }
+  close(ends[0]);
+  close(ends[1]);
+}
+
+static void test_bytes_that_wait_keep_no_number_of_the_near_ends(void **state) {
+  reader_comes_late(NEAR);
+}
+
+static void test_bytes_that_wait_keep_no_number_of_the_agents(void **state) {
+  reader_comes_late(AGENT);
+}
+
+static void test_nothing_is_said_of_a_near_ends_channel_that_is_over(void **state) {
+  reader_never_comes(NEAR);
+}
+
+static void test_nothing_is_said_of_an_agents_channel_that_is_over(void **state) {
+  reader_never_comes(AGENT);
+}
+
+/* Frames of it may be under way. */
+static void test_a_number_that_is_just_free_is_left_out(void **state) {
+  for (int side = NEAR; side <= AGENT; side++) {
+    int ends[2];
+    pass_socket(side, ends);
+    uint32_t id = newest(side);
+    come_round_to(side, id);
+    close(ends[0]);
+    close(ends[1]);
+    turn_until_gone(side, id);
+    turn_until_gone(!side, id);
+    pass_socket(side, ends);
+    assert_int_equal(newest(side), id + (side == AGENT ? 2 : 4));
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
       T(test_the_near_ends_numbers_begin_again),
       T(test_the_agents_numbers_begin_again),
+      T(test_bytes_that_wait_keep_no_number_of_the_near_ends),
+      T(test_bytes_that_wait_keep_no_number_of_the_agents),
+      T(test_nothing_is_said_of_a_near_ends_channel_that_is_over),
+      T(test_nothing_is_said_of_an_agents_channel_that_is_over),
+      T(test_a_number_that_is_just_free_is_left_out),
   };
   return cmocka_run_group_tests_name("mux_numbers", tests, NULL, NULL);
 }

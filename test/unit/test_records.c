@@ -262,9 +262,27 @@ static void test_nothing_beside_a_record_is_written(void **state) {
   buf_deinit(&b);
 }
 
+/* Its number may be another's: whose end says nothing of that record. */
+static void test_a_channel_that_is_gone_has_no_record(void **state) {
+  struct link_descriptor d = {.kind = LINK_RECORD, .id = 1};
+  struct buf out;
+  buf_init(&out, SIZE_MAX);
+  new_ends();
+  int fd = records_add(agent, &d, 3);
+  assert_true(fd >= 0);
+  records_forget(agent, 5);
+  records_forget(agent, 3);
+  assert_int_equal(records_put(agent, 3, &out), 0);
+  assert_int_equal(buf_size(&out), 0);
+  assert_int_equal(order(LINK_RECORD_DROP, (uint32_t[]){1}, 1), 0);
+  fd_close(&fd);
+  buf_deinit(&out);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       census_test(test_other_files_are_no_records),
+      census_test(test_a_channel_that_is_gone_has_no_record),
       census_test(test_those_used_least_recently_are_dropped),
       census_test(test_an_agent_takes_each_number_once),
       census_test(test_what_a_worker_left_comes_to_the_parent),
