@@ -379,6 +379,34 @@ static void test_a_closed_child_that_runs_is_reaped_while_others_are_open(void *
   }
 }
 
+/* It stayed a zombie as long as the loop went on. Later there may be a pidfd. */
+static void test_a_kept_child_without_a_pidfd_is_reaped(void **state) {
+  enum { CHILD = 600 };
+  (void)state;
+  for (int later = 0; later < 2; later++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *t = make_template(s, &far); /* the loop goes on */
+    s->sim->children[CHILD] = 1;
+    s->sim->pidfd_error = later ? -EMFILE : -ENOSYS;
+    assert_int_equal(children_claim(CHILD), 0);
+    children_keep(&registry_of(s->context)->children, CHILD, 0);
+    sim_advance(s->sim, 1000);
+    if (later)
+      s->sim->pidfd_error = 0;
+    sim_advance(s->sim, 2 * CHILD_POLL_MS);
+    assert_int_equal(s->sim->children[CHILD], 1);
+    sim_end_process(s->sim, CHILD, 0);
+    if (later)
+      sim_run(s->sim);
+    else
+      sim_advance(s->sim, 2 * CHILD_POLL_MS);
+    assert_int_equal(s->sim->children[CHILD], 0);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 /* ---- whose number it is ---- */
 
 /* Whatever is written as the number, by the clone or its template, only the kernel's word
@@ -446,6 +474,7 @@ int main(void) {
       cmocka_unit_test(test_the_slot_of_a_running_child_is_not_given_away),
       cmocka_unit_test(test_a_birth_after_the_close_is_reaped),
       cmocka_unit_test(test_a_closed_child_that_runs_is_reaped_while_others_are_open),
+      cmocka_unit_test(test_a_kept_child_without_a_pidfd_is_reaped),
       cmocka_unit_test(test_without_pidfds_the_end_of_a_direct_child_is_told),
   };
   return cmocka_run_group_tests_name("process births", tests, NULL, NULL);

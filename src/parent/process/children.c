@@ -3,6 +3,7 @@
 #include "base/result.h"
 #include "os/fd.h"
 #include "parent/common/fork_watch.h"
+#include "parent/common/times.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -123,16 +124,32 @@ static void on_end(struct watch *w, unsigned events) {
   free_kept(k);
 }
 
-static void start_watching(struct context *ctx, struct kept_child *k) {
-  struct backend *s = ctx->backend;
-  k->context = ctx;
-  k->pidfd = s->ops->pidfd(s, k->pid);
-  if (k->pidfd < 0) {
-    k->pidfd = -1; /* then it is looked for when the library is called */
-    return;
-  }
+/* Where no pidfd tells of its end it is looked for now and then. */
+static void start_watching(struct children *c, struct kept_child *k) {
+  struct backend *s = c->context->backend;
+  k->context = c->context;
   k->watch.on_ready = on_end;
-  s->ops->watch(s, &k->watch, k->pidfd, WATCH_READ);
+  k->pidfd = s->ops->pidfd(s, k->pid);
+  if (k->pidfd >= 0 && s->ops->watch(s, &k->watch, k->pidfd, WATCH_READ) == 0)
+    return;
+  if (k->pidfd >= 0)
+    s->ops->close_now(s, &k->pidfd);
+  k->pidfd = -1;
+  if (deadline_at(&c->look_due) == UINT64_MAX)
+    deadline_set(&c->context->deadlines, &c->look_due, CHILD_POLL_MS);
+}
+
+static void on_look_due(struct deadline *d) {
+  struct children *c = list_entry(d, struct children, look_due);
+  list_each_safe(it, next, &c->kept) {
+    struct kept_child *k = list_entry(it, struct kept_child, link);
+    if (k->pidfd >= 0)
+      continue;
+    if (has_gone(c->context->backend, k))
+      free_kept(k);
+    else
+      start_watching(c, k); /* a descriptor may be free by now */
+  }
 }
 
 /* NULL: it stays a zombie until this process ends. */
@@ -163,7 +180,7 @@ void children_keep(struct children *c, int pid, int tree) {
     return;
   }
   list_push(&c->kept, &k->link);
-  start_watching(c->context, k);
+  start_watching(c, k);
 }
 
 void children_leave(int pid) {
@@ -189,7 +206,7 @@ static void watch_left(struct children *c) {
     }
     list_remove(it);
     list_push(&c->kept, it);
-    start_watching(c->context, k);
+    start_watching(c, k);
   }
 }
 
@@ -205,6 +222,7 @@ static void give_back(struct list *from) {
 }
 
 void children_unwatch(struct children *c) {
+  deadline_clear(&c->look_due);
   list_each(it, &c->kept) {
     stop_watching(list_entry(it, struct kept_child, link));
   }
@@ -369,6 +387,7 @@ void children_init(struct children *c, struct context *ctx) {
   list_init(&c->kept);
   list_init(&c->pending);
   deadline_init(&c->births_due, on_births_due);
+  deadline_init(&c->look_due, on_look_due);
 }
 
 void children_leave_births(struct children *c) {

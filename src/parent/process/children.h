@@ -14,6 +14,7 @@ struct children {
   struct list pending; /* births whose number, or end, may still come */
   struct deadline births_due;
   unsigned births_wait_ms;
+  struct deadline look_due; /* at those that are kept and have no pidfd */
 };
 
 void children_init(struct children *c, struct context *ctx);
