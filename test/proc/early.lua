@@ -1,5 +1,6 @@
 -- require "moonfork.early": the program forks itself at once, and the copy is the default
 -- template and the source of new_exec. Each story is a program of its own. EA-01 to EA-05.
+local host = require "host"
 local story = require "story"
 local kit = story.kit
 story.census = false -- the library is not loaded here
@@ -262,6 +263,23 @@ story.test("reset drops it before its first use, too", function(t)
       io.write "gone"
     ]]):format(before))
     t.eq({out, code, err}, {"new: nil; new_exec: nil; gone", 0, ""}, before)
+  end
+end)
+
+-- It was continued by its pidfd alone, and stayed where there was none.
+story.test("reset drops one that is stopped, too, on a kernel without pidfds", function(t)
+  local tool = host.tool(t, "seccomp_run")
+  for _, errno in ipairs { "ENOSYS", "EPERM" } do
+    local out, code, err = t:lua(COPIES .. [[
+      local copy = early()
+      kit.kill(copy, kit.SIGSTOP)
+      wait_for("it has stopped", function() return kit.processes()[copy].state == "T" end)
+      assert(fork.reset() == true)
+      wait_for("the copy was reaped", function() return not kit.processes()[copy] end)
+      io.write "gone"
+    ]], { before = ("'%s' %s pidfd_open"):format(tool, errno) })
+    if code == 77 then t.skip "no filter of system calls can be set here" end
+    t.eq({ out, code, err }, { "gone", 0, "" }, errno)
   end
 end)
 

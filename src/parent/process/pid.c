@@ -130,7 +130,9 @@ int process_kill(struct mf_process *p, int signum) {
 
 void process_continue(struct mf_process *p) {
   struct backend *s = p->context->backend;
-  if (!p->is_thread && !p->far && p->pid > 0 && p->pidfd >= 0)
+  if (p->is_thread || p->far || p->pid <= 0)
+    return;
+  if (p->pidfd >= 0 || (p->child && s->ops->peek(s, -1, p->pid) == MF_AGAIN))
     s->ops->kill(s, p->pidfd, p->pid, SIGCONT);
 }
 

@@ -41,10 +41,11 @@ int early_process_take(int *ret_pid) {
   return fd;
 }
 
-/* It has executed nothing, so the end of its socket ends it, unless somebody stopped it. */
+/* It has executed nothing, so the end of its socket ends it, unless somebody stopped it.
+ * Without a pidfd it goes by the number, which is its until it is reaped. */
 static void continue_it(int pid) {
   int pidfd = proc_pidfd(pid);
-  if (pidfd >= 0 && proc_peek(pidfd, pid) == MF_AGAIN)
+  if (proc_peek(pidfd, pid) == MF_AGAIN)
     proc_kill(pidfd, pid, SIGCONT);
   fd_close(&pidfd);
 }
