@@ -52,18 +52,22 @@ static size_t signal_all(const struct child_list *c, pid_t parent, int parent_fd
                          int signum, int depth);
 
 /* The number was read a moment ago. Whoever has it now is a child of that parent, which is
- * still who it was, or of this process: a descendant, and the pidfd is its. */
-static int is_descendant(pid_t pid, pid_t parent, int parent_fd) {
+ * still who it was, or of this process: a descendant, and the pidfd is its. Without one
+ * (before Linux 5.3, or no descriptor is free) it has to be of this process: until that
+ * reaps it the number is nobody else's. The others are its children when their parents
+ * have ended. */
+static int is_descendant(pid_t pid, int fd, pid_t parent, int parent_fd) {
   pid_t now = proc_parent(pid);
-  return now == getpid() || (now == parent && proc_kill(parent_fd, parent, 0) == 0);
+  return now == getpid() ||
+         (fd >= 0 && now == parent && proc_kill(parent_fd, parent, 0) == 0);
 }
 
 /* Its children are read before: they are others' when it has ended. */
 static size_t signal_one(pid_t pid, pid_t parent, int parent_fd, int signum, int depth) {
   int fd = proc_pidfd(pid);
   size_t n = 0;
-  struct child_list *c = fd >= 0 && depth < DEPTH_MAX ? malloc(sizeof *c) : NULL;
-  if (c && is_descendant(pid, parent, parent_fd)) {
+  struct child_list *c = depth < DEPTH_MAX ? malloc(sizeof *c) : NULL;
+  if (c && is_descendant(pid, fd, parent, parent_fd)) {
     read_children(pid, c);
     if (getpgid(pid) == getpgrp())
       n = proc_kill(fd, pid, signum) == 0;

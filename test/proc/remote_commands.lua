@@ -2,6 +2,7 @@
 -- bwrap, unshare, setpriv, and runc, which starts the containers of Docker and containerd. What is not
 -- installed, or not allowed here, is skipped with a notice.
 
+local host = require "host"
 local story = require "story"
 local fork = require "moonfork"
 local kit = story.kit
@@ -271,6 +272,42 @@ story.test("a kill during a login ends the command", function(t)
   end
 end)
 
+-- Leads to no agent. Writes its six numbers; one of them is a daemon's, which is not the command's.
+local function stray(pids)
+  return {"sh", "-c", ([[
+    setsid sh -c 'echo $$ >>"$1"; exec sleep 100' sh '%s' &
+    sh -c 'echo $$ >>"$1"; trap "" TERM; sleep 100 & echo $! >>"$1"; wait; wait; sleep 100' sh '%s' &
+    sleep 100 & echo $! >>'%s'
+    (sleep 100 & echo $! >>'%s')
+    echo $$ >>'%s'
+    wait]]):format(pids, pids, pids, pids, pids)}
+end
+
+local function numbers(t, pids)
+  local all = {}
+  for pid in t.read(pids):gmatch "%d+\n" do all[#all + 1] = math.tointeger(tonumber(pid)) end
+  return all
+end
+
+local function daemon_of(all)
+  for _, pid in ipairs(all) do
+    if kit.getsid(pid) ~= kit.getsid() then return pid end
+  end
+end
+
+-- All but the daemon, and then that one.
+local function ends_without_daemon(t, within, all, daemon, why)
+  within(20, function()
+    for _, pid in ipairs(all) do
+      if pid ~= daemon and t.alive(pid) then return false end
+    end
+    return true
+  end, "all have ended: " .. why)
+  t.ok(t.alive(daemon), "but the daemon")
+  kit.kill(daemon, kit.SIGKILL)
+  t.outside(20, function() return not t.alive(daemon) end)
+end
+
 -- The shell alone got the signal, and what it had started stayed: it looks at no end of input. A daemon is
 -- not the command's.
 story.test("a command that has not greeted ends with all that it has started", function(t)
@@ -288,37 +325,37 @@ story.test("a command that has not greeted ends with all that it has started", f
   for way, finish in pairs(ways) do
     local pids = t:file("pids", "")
     local ended = false
-    local p = fork.remote {timeout = way == "timeout" and 2 or nil, command = {"sh", "-c", ([[
-      setsid sh -c 'echo $$ >>"$1"; exec sleep 100' sh '%s' &
-      sh -c 'echo $$ >>"$1"; trap "" TERM; sleep 100 & echo $! >>"$1"; wait; wait; sleep 100' sh '%s' &
-      sleep 100 & echo $! >>'%s'
-      (sleep 100 & echo $! >>'%s')
-      echo $$ >>'%s'
-      wait]]):format(pids, pids, pids, pids, pids)}}
+    local p = fork.remote {timeout = way == "timeout" and 2 or nil, command = stray(pids)}
     p:on_exit(function() ended = true end)
-    local function running()
-      local all = {}
-      for pid in t.read(pids):gmatch "%d+\n" do all[#all + 1] = math.tointeger(tonumber(pid)) end
-      return all
-    end
-    t.within(20, function() return #running() == 6 end, "the command runs")
-    local daemon
-    for _, pid in ipairs(running()) do
-      if kit.getsid(pid) ~= kit.getsid() then daemon = pid end
-    end
+    t.within(20, function() return #numbers(t, pids) == 6 end, "the command runs")
+    local all = numbers(t, pids)
+    local daemon = daemon_of(all)
     finish(p, function() return ended end)
-    local function left()
-      local n = 0
-      for _, pid in ipairs(running()) do
-        if pid ~= daemon and t.alive(pid) then n = n + 1 end
-      end
-      return n
-    end
-    t.within(20, function() return left() == 0 end, "all have ended: " .. way)
-    t.ok(t.alive(daemon), "but the daemon")
-    kit.kill(daemon, kit.SIGKILL)
-    t.outside(20, function() return not t.alive(daemon) end)
+    ends_without_daemon(t, t.within, all, daemon, way)
     if way ~= "close" then p:close() end
+  end
+end)
+
+-- Nothing was signalled but the shell.
+story.test("the same on a kernel without pidfds", function(t)
+  for _, errno in ipairs {"ENOSYS", "EPERM"} do
+    local pids, go = t:file("pids", ""), t:file("go", "")
+    local h <close> = host.start(t, ([[
+      local p = fork.remote {command = {"sh", "-c", %q}}
+      p:run("f", function() end)
+      while io.open(%q):read(1) == nil do fork.sleep(0.02) end
+      p:kill "KILL"
+      p:wait(20)
+    ]]):format(stray(pids)[3], go), {before = {host.tool(t, "seccomp_run"), errno, "pidfd_open"}})
+    t.outside(20, function() return h:poll() or #numbers(t, pids) == 6 end, "the command runs")
+    local all = numbers(t, pids)
+    local daemon = daemon_of(all)
+    t:file("go", "x")
+    local how, number = h:ends(30)
+    if number == 77 then t.skip "no filter of system calls can be set here" end
+    t.eq({how, number}, {"exit", 0}, h:out() .. h:err())
+    t.eq(#all, 6)
+    ends_without_daemon(t, t.outside, all, daemon, errno)
   end
 end)
 
