@@ -322,6 +322,22 @@ story.test("a template's failure is told once, whichever of its clones tells it"
   t.eq(#seen, 1)
 end)
 
+-- Of a template that has ended only its clones tell.
+story.test("a template's end is told once, whichever of its clones tells it", function(t)
+  local seen = {}
+  fork.on_error(function(err) seen[#seen + 1] = err end)
+  local p = fork.new_exec()
+  t.got(p:memory())
+  p:kill "STOP" -- it executes none of them
+  local a, b, c = p:fork(), p:fork(), p:fork()
+  fork.step(0)
+  p:kill "KILL"
+  t.error(select(2, a:run "type"), "TEMPLATE_DIED")
+  for _, process in ipairs {b, c, p, a} do process:close() end
+  for _ = 1, 10 do fork.step(0.005) end
+  t.eq(#seen, 0)
+end)
+
 story.test("every clone asked of a failed process gets its error, older ones live", function(t)
   local p = fork.new_exec():require "actor"
   local old = p:fork()

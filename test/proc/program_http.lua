@@ -324,6 +324,7 @@ test("what is refused", "-n 1", function(t)
     {chunked(nil, "3;a\nabc\r\n0\r\n\r\n"), 400}, {chunked(nil, "3;a\n\r\nabc\r\n0\r\n\r\n"), 400},
     {chunked(nil, "3;a\r\nabc\r\n0;b\n\r\n\r\n"), 400}, {chunked(nil, "3\r\nabc\r\n2 ;\n\r\nab\r\n0\r\n\r\n"), 400},
     -- Line ends that http_parser does not look at, and others do.
+    {chunked(nil, "3\r\nabcX\n0\r\n\r\n"), 400},
     {chunked(nil, "3\r\nabcXY0\r\n\r\n"), 400}, {chunked(nil, "3\r\nabc\rY0\r\n\r\n"), 400},
     {chunked(nil, "3\rXabc\r\n0\r\n\r\n"), 400}, {chunked(nil, "3;\0\r\nabc\r\n0\r\n\r\n"), 400},
     {chunked(nil, "3\r\nabc\r\n0\r\nT: x\rY: z\r\n\r\n"), 400}, {chunked(nil, "0\r\n\rX"), 400},

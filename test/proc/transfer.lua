@@ -225,6 +225,17 @@ story.test("a remote process that can't be given away is as it was", function(t)
   rpc:close()
 end)
 
+-- The chain's failure comes first, as from any call that ends one.
+story.test("to_fd of a remote process or a thread that has failed says of what", function(t)
+  local command = { os.getenv "MOONFORK_REMOTE", "agent", os.getenv "MOONFORK_TEMPLATE" }
+  local p, template = fork.remote { command = command }, fork.new()
+  for _, failed in ipairs { p:send_fd(999999), template:fork { isolation = "thread" }:send_fd(999999) } do
+    t.error(select(2, failed:to_fd()), "EINVAL", "^argument #1 of 'send_fd'")
+    failed:close()
+  end
+  template:close()
+end)
+
 story.test("AF-47 the copy's end does not end the original's processes", function(t)
   local p = fork.new():require "actor"
   local q = fork.new():require "actor"

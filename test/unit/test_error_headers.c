@@ -119,12 +119,42 @@ static void test_headers_of_others(void **state) {
   error_read_deinit(&r);
 }
 
+/* Numbers beyond those that a process can end with are none. */
+static void test_exits_of_others(void **state) {
+  static const struct {
+    const char *text;
+    int code, signal; /* both -1: no exit */
+  } rows[] = {
+      {"code 0", 0, 0},      {"code 255", 255, 0},   {"code 256", -1, -1},
+      {"code 2550", -1, -1}, {"code -1", -1, -1},    {"code ", -1, -1},
+      {"code 3x", -1, -1},   {"signal 1", 0, 1},     {"signal 127 core", 0, 127},
+      {"signal 0", -1, -1},  {"signal 128", -1, -1}, {"signal 4294967305", -1, -1},
+      {"sigma 9", -1, -1}};
+  (void)state;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    const struct engine_header exit[] = {{"Mf-Error", "REMOTE"},
+                                         {"Mf-Exit", rows[i].text}};
+    struct engine_message m = {.subject = "a"};
+    struct error_read r;
+    headers = exit;
+    nheaders = 2;
+    assert_int_equal(error_read_init(&r, &m), 1);
+    if ((r.error.exit != NULL) != (rows[i].code >= 0))
+      fail_msg("%s", rows[i].text);
+    if (r.error.exit) {
+      assert_int_equal(r.error.exit->code, rows[i].code);
+      assert_int_equal(r.error.exit->signal, rows[i].signal);
+      assert_int_equal(r.error.exit->core, strstr(rows[i].text, "core") != NULL);
+    }
+    error_read_deinit(&r);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_all_fields),
-      cmocka_unit_test(test_few_fields),
-      cmocka_unit_test(test_too_long),
-      cmocka_unit_test(test_headers_of_others),
+      cmocka_unit_test(test_all_fields),      cmocka_unit_test(test_few_fields),
+      cmocka_unit_test(test_too_long),        cmocka_unit_test(test_headers_of_others),
+      cmocka_unit_test(test_exits_of_others),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,12 +140,43 @@ static void test_lazy_is_of_threads_and_in_its_range(void **state) {
   }
 }
 
+static void test_values_have_ranges(void **state) {
+  static const struct {
+    size_t offset;
+    int most;
+  } rows[] = {{offsetof(mf_options, gc), MF_GC_STOP},
+              {offsetof(mf_options, leash), MF_LEASH_KEEP},
+              {offsetof(mf_options, handles), MF_HANDLES_CLOSE},
+              {offsetof(mf_options, dumpable), MF_DUMPABLE_NO},
+              {offsetof(mf_options, tree), MF_TREE_NO},
+              {offsetof(mf_options, isolation), MF_ISOLATION_THREAD},
+              {offsetof(mf_options, image_verify), 1}};
+  mf_options loaded;
+  (void)state;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (int value = -1; value <= rows[i].most + 1; value++) {
+      mf_options o = MF_OPTIONS_INIT;
+      memcpy((char *)&o + rows[i].offset, &value, sizeof value);
+      int expected = value >= 0 && value <= rows[i].most ? 0 : MF_EINVAL;
+      if (options_load(&o, &loaded) != expected)
+        fail_msg("row %zu: %d", i, value);
+    }
+  mf_options o = MF_OPTIONS_INIT;
+  o.image = "";
+  assert_int_equal(options_load(&o, &loaded), MF_EINVAL);
+  o.image = "i";
+  o.new_session = 256; /* any but 0 is yes */
+  assert_int_equal(options_load(&o, &loaded), 0);
+  assert_int_equal(loaded.new_session, 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_field_of_the_struct_is_in_the_list),
       cmocka_unit_test(test_what_acts_at_birth_is_what_a_fork_sends),
       cmocka_unit_test(test_no_options_change_nothing),
       cmocka_unit_test(test_lazy_is_of_threads_and_in_its_range),
+      cmocka_unit_test(test_values_have_ranges),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
