@@ -47,6 +47,7 @@ struct mailbox *mailbox_new(uv_async_t *wake) {
   pthread_mutex_init(&box->mutex, NULL);
   list_init(&box->mail);
   box->refs = 1;
+  box->handshake_fd = -1;
   box->wake = wake;
   return box;
 }

@@ -6,8 +6,9 @@
  * OpenSSL free what all their threads use from functions that they give to atexit, the
  * former whenever its count of users is 0, which it is a moment before its last thread
  * has done its work. So exit waits here first: until nobody is closing libnats, after
- * which nobody does, and until no attempt uses TLS, each of which ends after CONNECT_MS
- * for each server at the latest.
+ * which nobody does, and until no attempt uses TLS. Handshakes are cut for that; an
+ * attempt that waits for a server's first word ends after CONNECT_MS for each server at
+ * the latest, and exit waits for EXIT_MS at most.
  *
  * A copy that the program has forked itself has none of the threads, and perhaps mutexes
  * of libnats and OpenSSL that one of them held: those functions wait for them for ever,
@@ -36,6 +37,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t secure_over = PTHREAD_COND_INITIALIZER;
 static unsigned users, nsecure;
 static int ours, is_exiting;
+static struct timespec last; /* that exit waits for, once is_exiting */
 static pid_t opened_by;
 
 /* ---- the end of the process ---- */
@@ -63,14 +65,20 @@ static void on_exit_of_copy(int status) {
 
 #endif
 
-static void wait_for_attempts(void) {
-  struct timespec last;
+static void begin_exit(void) {
   clock_gettime(CLOCK_REALTIME, &last);
   last.tv_sec += EXIT_MS / 1000;
   last.tv_nsec += EXIT_MS % 1000 * 1000000L;
   last.tv_sec += last.tv_nsec / 1000000000L;
   last.tv_nsec %= 1000000000L;
+}
+
+/* Called twice (engine_secure_ready): with one time limit. */
+static void wait_for_attempts(void) {
+  engine_handshake_exit();
   pthread_mutex_lock(&mutex);
+  if (!is_exiting)
+    begin_exit();
   is_exiting = 1;
   while (nsecure > 0 && pthread_cond_timedwait(&secure_over, &mutex, &last) == 0)
     ;

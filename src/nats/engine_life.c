@@ -358,7 +358,7 @@ static void abandon(struct engine *e) {
     attempt_over(e);
     return;
   }
-  engine_handshake_cut(e->box, BEGUN_MS);
+  engine_handshake_cut(e->box, 0); /* one that begins later is cut, too */
   pthread_detach(e->thread);
   e->connecting = 0;
 }

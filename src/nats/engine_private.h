@@ -20,7 +20,6 @@ enum {
   PINGS_MAX = 3,            /* of them without a word end the connection */
   CONNECT_MS = 2000,        /* an attempt's patience with each server */
   HANDSHAKE_MS = 4000,      /* and with its TLS handshake */
-  BEGUN_MS = 100,           /* since when a handshake surely has its socket */
   RETRY_MIN_MS = 50,
   RETRY_MAX_MS = 1000,
   CLOSE_MS = 1000,   /* that a closing engine writes */
@@ -43,8 +42,10 @@ struct mailbox {
   int is_abandoned; /* the engine is gone: the thread closes the library */
   int is_secure;    /* its attempt counts as one with TLS, by the URL or the server */
   /* Of the attempt: */
-  void *ssl; /* in its handshake; or NULL */
-  uint64_t ssl_ms;
+  struct list attempt;   /* of those under way: engine_handshake.c */
+  const void *ssl;       /* the last that began a handshake */
+  natsSock handshake_fd; /* its socket, as long as it may be shut down; or -1 */
+  uint64_t handshake_ms;
   int was_late; /* its handshake was cut */
   int tried;
   natsStatus status;
@@ -172,6 +173,8 @@ void engine_handshake_begin(struct mailbox *box);
 void engine_handshake_end(struct mailbox *box);
 /* Ends the TLS handshake that began so long ago, if there is one. */
 void engine_handshake_cut(struct mailbox *box, unsigned after_ms);
+/* Ends all, and those that begin from now on. */
+void engine_handshake_exit(void);
 
 /* engine_creds.c */
 /* 0, or -1 and what is wrong with that file. Needs engine_creds_free in either case. */

@@ -70,6 +70,47 @@ test("a TLS handshake that stands still is given up, and begun again", function(
   loop_ends(t)
 end)
 
+-- The handshake begins when nobody waits for the attempt any more, who could give it up.
+test("an attempt whose TLS handshake begins after the end of its pool ends, too", function(t, nats)
+  local before = threads()
+  local listener = t.got(fork.socket.listen "127.0.0.1:0")
+  listener:settimeout(20)
+  local far = nats.pool("nats://" .. listener:address(), {subject = "w"})
+  local peer = t.got(listener:accept())
+  t:defer(function()
+    peer:close()
+    listener:close()
+  end)
+  far:close()
+  loop_ends(t)
+  peer:write(HELLO)
+  t.within(20, function() return threads() == before end, "the thread that connects")
+end)
+
+local EXIT = [[
+local fork, nats = require "moonfork", require "moonfork.nats"
+local far = nats.pool(%q, {subject = "w"})
+fork.socket.connect(%q):read "a"
+os.exit(7)
+]]
+
+-- libnats and OpenSSL have functions that exit calls, and each waits for attempts.
+test("a program that exits beside a TLS handshake that stands still ends soon", function(t)
+  local url, accept = mute(t)
+  local listener = t.got(fork.socket.listen "127.0.0.1:0")
+  listener:settimeout(20)
+  local script = t:file("exit.lua", EXIT:format(url, listener:address()))
+  local pipe = io.popen(("%s '%s' 2>&1; echo status $?"):format(os.getenv "LUA" or "lua5.4", script))
+  local gate = t.got(listener:accept())
+  listener:close()
+  t.eq(accept():read(1), "\x16")
+  local begun = kit.now()
+  gate:close()
+  t.eq(pipe:read "a", "status 7\n")
+  pipe:close()
+  t.ok(kit.now() - begun < 4, ("it took %.1f s"):format(kit.now() - begun))
+end)
+
 -- What the end waits for was said before there was a connection, so no server took it; and the connection
 -- is there before the loop turns again.
 test("a node that is closed while it connects has ended in seconds", function(t, nats)
