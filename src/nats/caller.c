@@ -337,7 +337,9 @@ static struct far_call *call_new(mf_far *far, const mf_message *m, mf_reply_cb c
 int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *options,
                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
   mf_call_options o;
-  int rc = far && m ? read_options(options, &o) : MF_EINVAL;
+  int rc = far_check(far);
+  if (rc == 0)
+    rc = m ? read_options(options, &o) : MF_EINVAL;
   if (rc == 0)
     rc = check_call(far, m, &o);
   if (rc < 0)
@@ -385,8 +387,9 @@ void far_cancel_waiting(mf_far *far) {
 }
 
 int mf_far_cancel(mf_far *far, uint64_t id) {
-  if (!far)
-    return MF_EINVAL;
+  int rc = far_check(far);
+  if (rc < 0)
+    return rc;
   struct far_call *c = idmap_get(&far->ids, id);
   if (!c || c->cancelled)
     return -ESRCH;

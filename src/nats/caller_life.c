@@ -125,6 +125,12 @@ int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret) 
   return 0;
 }
 
+int far_check(const mf_far *far) {
+  if (!far)
+    return MF_EINVAL;
+  return engine_is_foreign(far->engine) ? MF_EFORKED : 0;
+}
+
 /* ---- the end ---- */
 
 static void cancel_all(mf_far *far, const char *text) {
@@ -180,7 +186,6 @@ static void close_all(mf_far *far) {
   far->closing = 2;
   far->handles++; /* the engine */
   far->jobs = NULL;
-  engine_hold(far->engine); /* the loop lives until they are closed */
   job_caller_close(jobs, on_jobs_closed, far);
   uv_close((uv_handle_t *)&far->expiry, on_handle_closed);
   uv_close((uv_handle_t *)&far->tick, on_handle_closed);
@@ -226,8 +231,9 @@ static void begin_drain(mf_far *far) {
 }
 
 int mf_far_drain(mf_far *far, unsigned timeout_ms, mf_far_cb cb, void *data) {
-  if (!far)
-    return MF_EINVAL;
+  int rc = far_check(far);
+  if (rc < 0)
+    return rc;
   if (far->draining || far->closing || far->aborted)
     return MF_ECLOSED;
   far->on_drained = cb;
@@ -242,7 +248,10 @@ int mf_far_drain(mf_far *far, unsigned timeout_ms, mf_far_cb cb, void *data) {
 }
 
 int mf_far_drain_report(const mf_far *far, mf_drain_report *ret) {
-  size_t size = far && ret ? ret->size : 0;
+  size_t size = ret ? ret->size : 0;
+  int rc = far_check(far);
+  if (rc < 0)
+    return rc;
   if (size < sizeof ret->size)
     return MF_EINVAL;
   if (!far->draining)
@@ -254,7 +263,7 @@ int mf_far_drain_report(const mf_far *far, mf_drain_report *ret) {
 }
 
 void mf_far_abort(mf_far *far) {
-  if (!far || far->aborted || far->closing == 2)
+  if (far_check(far) < 0 || far->aborted || far->closing == 2)
     return;
   far->aborted = 1;
   if (!far->draining)
@@ -264,11 +273,12 @@ void mf_far_abort(mf_far *far) {
 }
 
 void mf_far_close(mf_far *far, mf_far_close_cb cb, void *data) {
-  if (!far)
+  if (far_check(far) < 0 || far->closing)
     return;
   far->on_closed = cb;
   far->closed_data = data;
   far->closing = 1;
+  engine_hold(far->engine); /* also when it was drained before; until on_jobs_closed */
   if (!far->draining)
     begin_drain(far);
   engine_touch(far->engine);
@@ -277,7 +287,10 @@ void mf_far_close(mf_far *far, mf_far_close_cb cb, void *data) {
 /* ---- what it says ---- */
 
 int mf_far_stats(const mf_far *far, mf_far_info *ret) {
-  size_t size = far && ret ? ret->size : 0;
+  size_t size = ret ? ret->size : 0;
+  int rc = far_check(far);
+  if (rc < 0)
+    return rc;
   if (size < sizeof ret->size)
     return MF_EINVAL;
   mf_far_info i = far->info;
@@ -323,7 +336,7 @@ void far_describe_node(const struct room_node *n, mf_far_node *ret) {
 
 size_t mf_far_nodes(const mf_far *far, mf_far_node *nodes, size_t size, size_t n) {
   size_t i = 0;
-  if (!far)
+  if (far_check(far) < 0)
     return 0;
   list_each(it, &far->room.nodes) {
     mf_far_node one;

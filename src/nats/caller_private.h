@@ -151,6 +151,7 @@ void far_chunk_reply(struct far_chunk *chunk, const struct envelope_record *r,
 void far_chunk_tell(const struct far_chunk *chunk, const mf_error *e);
 
 /* caller_life.c */
+int far_check(const mf_far *far); /* 0, MF_EINVAL or MF_EFORKED */
 int far_new(struct uv_loop_s *loop, const mf_nats_options *given, mf_far **ret);
 void far_check_drained(mf_far *far);
 void far_watch(mf_far *far); /* starts or stops the tick */

@@ -63,6 +63,8 @@ void engine_close(struct engine *e, void (*done)(void *data), void *data);
  * connecting ends by itself, later. */
 void engine_abort(struct engine *e, void (*done)(void *data), void *data);
 
+/* This process is a copy, by fork, of the one that made e: nothing of e is used here. */
+int engine_is_foreign(const struct engine *e);
 enum engine_state engine_state(const struct engine *e);
 /* The servers of its options, without what may be a password. */
 void engine_put_servers(const struct engine *e, char *to, size_t size);

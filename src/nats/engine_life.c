@@ -8,11 +8,16 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 static void on_timer(uv_timer_t *timer);
 static void finish(struct engine *e);
 
 /* ---- what it says ---- */
+
+int engine_is_foreign(const struct engine *e) {
+  return e->made_by != getpid();
+}
 
 enum engine_state engine_state(const struct engine *e) {
   return e->state;
@@ -541,6 +546,7 @@ int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb 
   if (!e)
     return -ENOMEM;
   e->loop = loop;
+  e->made_by = getpid();
   list_init(&e->subs);
   list_init(&e->removed);
   list_init(&e->requests);

@@ -110,6 +110,7 @@ struct engine {
   uv_poll_t *poll;   /* NULL: no connection */
   unsigned handles;  /* of the loop, that are not closed yet */
   unsigned holds;
+  pid_t made_by;
   enum engine_state state;
   int closing; /* 1: since it was asked for; 2: since its handles are being closed */
   int tls, refused, was_up, has_tried, watches_writing, is_abandoned;

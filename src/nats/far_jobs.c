@@ -13,8 +13,12 @@ void mf_job_options_init(mf_job_options *options) {
     *options = (mf_job_options)MF_JOB_OPTIONS_INIT;
 }
 
-static int is_over(const mf_far *far) {
-  return far->draining || far->closing || far->aborted;
+/* 0, or why it takes nothing. */
+static int check(const mf_far *far) {
+  int rc = far_check(far);
+  if (rc == 0 && (far->draining || far->closing || far->aborted))
+    rc = MF_ECLOSED;
+  return rc;
 }
 
 static unsigned limit(const mf_far *far, unsigned timeout_ms) {
@@ -32,10 +36,11 @@ int mf_far_post(mf_far *far, const mf_message *request, const mf_job_options *gi
                 mf_posted_cb cb, void *data) {
   mf_job_options o = MF_JOB_OPTIONS_INIT;
   struct job_post post;
-  if (!far || !request || (request->length > 0 && !request->data))
+  if (!request || (request->length > 0 && !request->data))
     return MF_EINVAL;
-  if (is_over(far))
-    return MF_ECLOSED;
+  int rc = check(far);
+  if (rc < 0)
+    return rc;
   if (given != NULL) {
     if (given->size < sizeof given->size)
       return MF_EINVAL;
@@ -54,35 +59,37 @@ int mf_far_post(mf_far *far, const mf_message *request, const mf_job_options *gi
 
 int mf_far_result(mf_far *far, const char *id, size_t length, unsigned timeout_ms,
                   mf_reply_cb cb, void *data) {
-  if (!far || !id || !cb)
+  if (!id || !cb)
     return MF_EINVAL;
-  if (is_over(far))
-    return MF_ECLOSED;
+  int rc = check(far);
+  if (rc < 0)
+    return rc;
   return outside(job_caller_result(far->jobs, id, length, timeout_ms, cb, data));
 }
 
 int mf_far_cancel_job(mf_far *far, const char *id, size_t length, unsigned timeout_ms,
                       mf_job_cancelled_cb cb, void *data) {
-  if (!far || !id || !cb)
+  if (!id || !cb)
     return MF_EINVAL;
-  if (is_over(far))
-    return MF_ECLOSED;
+  int rc = check(far);
+  if (rc < 0)
+    return rc;
   return outside(
       job_caller_cancel(far->jobs, id, length, limit(far, timeout_ms), cb, data));
 }
 
 int mf_far_on_dead(mf_far *far, mf_dead_cb cb, void *data) {
-  if (!far)
-    return MF_EINVAL;
-  if (is_over(far))
-    return MF_ECLOSED;
+  int rc = check(far);
+  if (rc < 0)
+    return rc;
   return outside(job_caller_on_dead(far->jobs, cb, data));
 }
 
 int mf_far_jobs(mf_far *far, unsigned timeout_ms, mf_jobs_cb cb, void *data) {
-  if (!far || !cb)
+  if (!cb)
     return MF_EINVAL;
-  if (is_over(far))
-    return MF_ECLOSED;
+  int rc = check(far);
+  if (rc < 0)
+    return rc;
   return outside(job_caller_count(far->jobs, limit(far, timeout_ms), cb, data));
 }

@@ -198,6 +198,7 @@ static void close_all(mf_node *node) {
     job_worker_close(node->jobs, on_part_closed, node);
     node->jobs = NULL;
   }
+  engine_release(node->engine);
   if (node->aborted)
     engine_abort(node->engine, on_part_closed, node);
   else
@@ -283,9 +284,16 @@ static void begin_drain(mf_node *node) {
   engine_touch(node->engine); /* which goes on from the loop */
 }
 
-int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data) {
+static int check(const mf_node *node) {
   if (!node)
     return MF_EINVAL;
+  return engine_is_foreign(node->engine) ? MF_EFORKED : 0;
+}
+
+int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data) {
+  int rc = check(node);
+  if (rc < 0)
+    return rc;
   if (node->phase != NODE_OPEN || node->closing)
     return MF_ECLOSED;
   node->on_drained = cb;
@@ -299,7 +307,7 @@ int mf_node_drain(mf_node *node, unsigned timeout_ms, mf_node_cb cb, void *data)
 }
 
 void mf_node_abort(mf_node *node) {
-  if (!node)
+  if (check(node) < 0)
     return;
   node->aborted = 1;
   if (node->phase == NODE_OPEN)
@@ -308,11 +316,12 @@ void mf_node_abort(mf_node *node) {
 }
 
 void mf_node_close(mf_node *node, mf_node_close_cb cb, void *data) {
-  if (!node)
+  if (check(node) < 0 || node->closing)
     return;
   node->on_closed = cb;
   node->closed_data = data;
   node->closing = 1;
+  engine_hold(node->engine); /* also when it was drained before; until close_all */
   if (node->phase == NODE_OPEN)
     begin_drain(node);
   engine_touch(node->engine);
@@ -332,7 +341,10 @@ static void put_jobs(const struct job_worker *w, mf_node_info *i) {
 }
 
 int mf_node_stats(const mf_node *node, mf_node_info *ret) {
-  size_t size = node && ret ? ret->size : 0;
+  size_t size = ret ? ret->size : 0;
+  int rc = check(node);
+  if (rc < 0)
+    return rc;
   if (size < sizeof ret->size)
     return MF_EINVAL;
   mf_node_info i = node->info;
