@@ -43,6 +43,7 @@ standing.test("a default template that was killed is started again", {new_templa
   p:on_exit(function() exits = exits + 1 end)
   local socket = t.got(p:run("actor:echo"))
   local queued = {}
+  local before = t.ask(fork.new(), "return require'testkit'.exec_id()")
   kit.kill(pid, kit.SIGKILL)
   for i = 1, 5 do
     s:submit("at the death " .. i, function(callback)
@@ -60,7 +61,7 @@ standing.test("a default template that was killed is started again", {new_templa
   local fresh
   t.within(5, function()
     local q = fork.new():require("testkit"):eval [[
-      function f(socket) socket:write(tostring(package.loaded)) end
+      function f(socket) socket:write(require("testkit").exec_id()) end
     ]]
     local sock = q:run("f")
     if not sock then return false end
@@ -68,7 +69,7 @@ standing.test("a default template that was killed is started again", {new_templa
     sock:close()
     return fresh
   end, "the next one works")
-  t.ok(fresh ~= pid)
+  t.ok(fresh ~= before)
   socket:write("still here\n")
   t.eq(socket:read("l"), "still here")
   t.eq(exits, 0)

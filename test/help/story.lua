@@ -498,6 +498,7 @@ function T.sleeps(what)
 end
 
 function T.alive(pid)
+  assert(type(pid) == "number", "the number of a process expected")
   local p = kit.processes()[pid]
   return p ~= nil and p.state ~= "Z" and p.state ~= "X"
 end

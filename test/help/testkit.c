@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
@@ -254,6 +256,21 @@ static int kit_waitpid(lua_State *L) {
 
 static int kit_getpid(lua_State *L) {
   lua_pushinteger(L, getpid());
+  return 1;
+}
+
+/* The random bytes that the kernel has given the program of this process: a fork has the same
+ * ones, another execution has others. (Addresses can be the same in all.) */
+static int kit_exec_id(lua_State *L) {
+#ifdef __linux__
+  const char *bytes = (const char *)(uintptr_t)getauxval(AT_RANDOM);
+  char text[33];
+  for (int i = 0; bytes && i < 16; i++)
+    snprintf(text + 2 * i, 3, "%02x", (unsigned char)bytes[i]);
+  lua_pushstring(L, bytes ? text : NULL);
+#else
+  lua_pushnil(L);
+#endif
   return 1;
 }
 
@@ -595,6 +612,7 @@ static const luaL_Reg functions[] = {
     {"waitpid", kit_waitpid},
     {"getpid", kit_getpid},
     {"getppid", kit_getppid},
+    {"exec_id", kit_exec_id},
     {"getuid", kit_getuid},
     {"setuid", kit_setuid},
     {"getsid", kit_getsid},

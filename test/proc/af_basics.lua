@@ -45,17 +45,18 @@ story.test("AF-02 every new process is forked from one default template, execute
   kit.chmod(wrapper, tonumber("755", 8))
   local out, code, err = t:lua([==[
     local fork, kit = require "moonfork", require "testkit"
-    local function image_of_new() -- an address, which is another in each executed program
+    local function program_of_new()
       local p = fork.new():eval [=[function f(s)
-        s:write(require'testkit'.getppid(), "\n", tostring(package.loaded))
+        s:write(require'testkit'.getppid(), "\n", require'testkit'.exec_id())
       end]=]
       local s = assert(p:run "f")
       assert(s:read "n" == kit.getpid())
+      assert(s:read "l")
       return s:read "a"
     end
-    local a, b = image_of_new(), image_of_new()
+    local a, b = program_of_new(), program_of_new()
     assert(a == b, a .. " " .. b)
-    assert(a ~= tostring(package.loaded))
+    assert(a ~= kit.exec_id())
   ]==], {before = ("MOONFORK_TEMPLATE='%s'"):format(wrapper)})
   t.eq({out, code, err}, {"", 0, ""})
   t.eq(t.read(log), "executed\n")

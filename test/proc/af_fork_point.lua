@@ -128,10 +128,10 @@ end)
 
 story.test("AF-48 a dead default template fails what waits for it, and is replaced",
   {new_template = true}, function(t)
-    local image
+    local program
     local template = templates.started_by(function()
       fork.reset()
-      image = t.ask(fork.new(), "return tostring(package.loaded)")
+      program = t.ask(fork.new(), "return require'testkit'.exec_id()")
     end)
     kit.kill(template, kit.SIGSTOP)
     local failures = {}
@@ -147,21 +147,21 @@ story.test("AF-48 a dead default template fails what waits for it, and is replac
       t.error(failures[i], "TEMPLATE_DIED")
       t.eq(failures[i].started, "no")
     end
-    t.ok(t.ask(fork.new(), "return tostring(package.loaded)") ~= image)
+    t.ok(t.ask(fork.new(), "return require'testkit'.exec_id()") ~= program)
   end)
 
 story.test("AF-48 an idle default template that died is replaced too", {new_template = true},
   function(t)
     for _, signum in ipairs {kit.SIGKILL, kit.SIGTERM, kit.SIGSEGV} do
-      local image
+      local program
       local template = templates.started_by(function()
         fork.reset()
-        image = t.ask(fork.new(), "return tostring(package.loaded)")
+        program = t.ask(fork.new(), "return require'testkit'.exec_id()")
       end)
       kit.kill(template, signum)
       t.within(5, function() return not t.alive(template) end)
       for _ = 1, 5 do fork.step(0.01) end
-      t.ok(t.ask(fork.new(), "return tostring(package.loaded)") ~= image)
+      t.ok(t.ask(fork.new(), "return require'testkit'.exec_id()") ~= program)
     end
   end)
 

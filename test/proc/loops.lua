@@ -2,6 +2,7 @@
 -- loops. Section 1.5 of the manual.
 local story = require "story"
 local fork = require "moonfork"
+local templates = require "templates"
 local kit = story.kit
 
 story.test("loop runs until nothing is outstanding; idle templates do not count", function(t)
@@ -209,10 +210,13 @@ story.test("callbacks may close, start, reset and collect", {new_template = true
 end)
 
 story.test("reset changes the default template for the next new", {new_template = true}, function(t)
-  local ask = "return tostring(package.loaded)" -- an address: another in each template
+  local ask, one = "return require'testkit'.exec_id()", nil
+  local template = templates.started_by(function()
+    fork.reset()
+    one = t.ask(fork.new(), ask)
+  end)
   local running = fork.new():require "actor"
   local socket = t.got(running:run "actor:echo")
-  local one = t.ask(fork.new(), ask)
   fork.reset()
   local two = t.ask(fork.new(), ask)
   t.ok(one ~= two)
@@ -221,7 +225,7 @@ story.test("reset changes the default template for the next new", {new_template 
   t.eq(socket:read "l", "unharmed")
   socket:close()
   t.eq(t.status(running).code, 0)
-  t.within(5, function() return not t.alive(one) end, "the old one ends")
+  t.within(5, function() return not t.alive(template) end, "the old one ends")
 end)
 
 -- A scheduler as small as can be: coroutines that wait in the waiter until a poll.

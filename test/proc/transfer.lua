@@ -177,7 +177,7 @@ story.test("AF-47 a forked copy of the parent gets its own template, old objects
     local p = fork.new():require "actor"
     local running = fork.new():require "actor"
     local socket = t.got(running:run "actor:echo")
-    local image = t.ask(fork.new(), "return tostring(package.loaded)")
+    local program = t.ask(fork.new(), "return require'testkit'.exec_id()")
     local r, w = kit.pipe()
     local child = kit.fork()
     if child == 0 then
@@ -188,10 +188,10 @@ story.test("AF-47 a forked copy of the parent gets its own template, old objects
         end
         out[#out + 1] = tostring(pcall(running.kill, running))
         local q = fork.new():eval [[
-          function f(s) s:write(tostring(package.loaded)) end
+          function f(s) s:write(require'testkit'.exec_id()) end
         ]]
         local s = assert(q:run "f")
-        out[#out + 1] = s:read "a" == image and "shared" or "own"
+        out[#out + 1] = s:read "a" == program and "shared" or "own"
         out[#out + 1] = tostring(assert(q:wait(5)).code)
         return table.concat(out, " ")
       end)
@@ -208,7 +208,7 @@ story.test("AF-47 a forked copy of the parent gets its own template, old objects
     socket:close()
     t.eq(t.status(running).code, 0)
     t.eq(t.got(p:run "actor:given"):read "a", "")
-    t.eq(t.ask(fork.new(), "return tostring(package.loaded)"), image)
+    t.eq(t.ask(fork.new(), "return require'testkit'.exec_id()"), program)
   end)
 
 story.test("a remote process that can't be given away is as it was", function(t)
