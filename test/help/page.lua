@@ -6,8 +6,8 @@
 -- A block after the comment <!-- file: NAME --> is that file. In a block of the language `console`
 -- a line that begins with "$ " is a command (a backslash at its end continues it), and the lines
 -- after it are what it prints, standard error included; "..." stands for any text within a line,
--- and alone on a line for any lines; a blank
--- for any number of blanks and tabs. All blocks of a page are executed in order, in one shell and
+-- and alone on a line for any lines; a blank for any number of blanks and tabs, at the beginning of a
+-- line also for none. All blocks of a page are executed in order, in one shell and
 -- one folder. <!-- wait: COMMAND --> waits until the command succeeds, for what a reader is slow
 -- enough not to notice. <!-- needs: COMMAND --> leaves out the next block where the command fails. A
 -- block of another kind is only there to be read; page.run refuses Lua and C without a name, unless
@@ -75,8 +75,9 @@ local function commands_of(block)
 end
 
 local function line_pattern(line)
-  local pattern = line:gsub("%p", "%%%0"):gsub("%%%.%%%.%%%.", ".*"):gsub("%s+", "%%s+")
-  return "^" .. pattern .. "$"
+  -- A number may fill its column.
+  local pattern = line:gsub("^%s+", ""):gsub("%p", "%%%0"):gsub("%%%.%%%.%%%.", ".*"):gsub("%s+", "%%s+")
+  return "^%s*" .. pattern .. "$"
 end
 
 -- Whether lines[i..] are what expected[j..] says.

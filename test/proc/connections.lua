@@ -124,7 +124,7 @@ end)
 
 -- By two templates; what was killed or closed must not shift the others' connections. Some have a handle
 -- besides, which goes in the message.
-story.test("each process has its own socket, whatever ends meanwhile", function(t)
+story.test("each process has its own socket, whatever ends meanwhile", {deadline = 120}, function(t)
   local null <close> = assert(io.open "/dev/null")
   local templates = { new_template(t), new_template(t) }
   local nforking, heard, open, fault = 0, 0, {}, nil
