@@ -62,6 +62,32 @@ for _, errno in ipairs{"EAGAIN", "ENOMEM"} do
   end)
 end
 
+-- The socket of a fork that failed ends, and later clones answer, before the template has told of it.
+standing.test("forks that fail among many at once fail alone", {deadline = 40}, function(t, s)
+  local template = fork.new_exec():require("actor")
+  t.ask(template:fork(), "return 1") -- it has started, and forked
+  local pid = s:watch(template:pid())
+  local injected <close> = inject(t, pid, "clone,clone3,fork:error=EAGAIN:when=3+5")
+  local told, good, bad = 0, 0, 0
+  for _ = 1, 40 do
+    template:fork():run("actor:given", function(err, socket)
+      told = told + 1
+      if not err then
+        good = good + 1
+        return socket:close()
+      end
+      t.error(err, "FORK_FAILED", "temporarily unavailable")
+      t.eq(err.started, "no")
+      bad = bad + 1
+    end)
+  end
+  t.within(20, function() return told == 40 end)
+  t.eq(bad, injected:detach(), "as many as were injected")
+  t.eq({good, bad}, {32, 8})
+  s:forget(pid)
+  template:close()
+end)
+
 -- The limit counts all processes of a user, and root is not bound by it: an ordinary user.
 standing.test("at the limit of processes a fork fails, and recovers", {deadline = 90,
   stall = false}, function(t)

@@ -360,6 +360,7 @@ void process_fork_denied(struct mf_process *p, uint64_t id, const void *body,
     return;
   process_answered(q);
   process_event(q, &(struct event){EV_FORK_FAILED, .frame = &f});
+  process_confirm_forks(p);
 }
 
 void process_flush_child(struct mf_process *p) {

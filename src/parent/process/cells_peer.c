@@ -64,6 +64,7 @@ int cell_hello(struct mf_process *p, const struct event *e) {
     p->nsent += g.executed;
     p->nwork += g.executed;
     p->ndone += g.executed;
+    p->nsaid += g.executed;
     if (g.tree)
       learn_of_tree(p);
   }

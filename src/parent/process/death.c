@@ -150,7 +150,7 @@ static enum life_source ask_source(const struct mf_process *p) {
   const struct mf_process *source = p->source;
   if (!p->was_asked)
     return LIFE_SOURCE_NONE;
-  if (p->forked || (source && p->fork_number <= source->ndone))
+  if (p->forked || (source && p->fork_number <= source->nsaid))
     return LIFE_SOURCE_EXECUTED;
   /* One that hung up has not ended before it is known how: that is what p is told. */
   return source && !source->refuses && source->state != DEAD ? LIFE_SOURCE_SERVES

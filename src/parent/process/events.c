@@ -169,6 +169,7 @@ static void on_frame(struct channel *c, const struct frame *f) {
     q = reported(p, f->id);
     if (q)
       process_event(q, &(struct event){EV_FORK_FAILED, .frame = f});
+    process_confirm_forks(p); /* those behind it are in doubt no more */
     break;
   case ANS_FAILED:
     process_event(p, &(struct event){EV_FAILED, .frame = f});

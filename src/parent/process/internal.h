@@ -181,18 +181,22 @@ void process_leave_to_kernel(struct mf_process *p);
 void process_try_detach(struct mf_process *p);
 /* It exists. */
 int process_on_word(struct mf_process *p);
-/* What was asked of p up to the n-th command is executed, the forks among it, too. */
+/* What was asked of p up to the n-th command is executed, the forks among it, too: it says
+ * so itself. */
 void process_advance(struct mf_process *p, uint64_t n);
 /* Forks of p that are executed learn of it: as many as the turn has steps for, the others
- * in the next one. */
+ * in the next one. One that may have been refused waits for p's own word, and those
+ * behind it for theirs. */
 void process_confirm_forks(struct mf_process *p);
 /* source was asked to fork q; nobody waits any more to hear whether it has. */
 void process_ask(struct mf_process *source, struct mf_process *q);
 void process_unask(struct mf_process *q);
 /* Nothing is to be heard any more of whether q was forked. */
 void process_answered(struct mf_process *q);
-/* A word of p's own is proof that its source has executed the fork and all before, though
- * its DONE may be late, or not come at all. */
+/* p exists: its source has been at that fork and at all before, though its DONE may be
+ * late, or not come at all: of a fork that carries run a template says nothing. */
+void process_show_fork(struct mf_process *p);
+/* The same by a word of p's own. */
 void process_confirm_fork(struct mf_process *p);
 
 /* cells_user.c */

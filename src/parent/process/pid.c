@@ -221,8 +221,7 @@ void process_learn(struct mf_process *p) {
   if (pid <= 0)
     return;
   p->forked = 1;
-  if (p->source && !list_empty(&p->ask_link))
-    process_advance(p->source, p->fork_number);
+  process_show_fork(p);
   if (p->pid > 0)
     return;
   if (p->far) {

@@ -124,8 +124,8 @@ int process_thread_look(struct mf_process *p) {
   int was_born = p->life->born;
   read_life(p);
   send_early_signal(p);
-  if (p->life->born && !was_born && p->source && !list_empty(&p->ask_link))
-    process_advance(p->source, p->fork_number);
+  if (p->life->born && !was_born)
+    process_show_fork(p);
   return p->life->ended;
 }
 

@@ -181,7 +181,8 @@ struct mf_process {
   uint64_t far_cookie; /* of the other end of its socket, if the program has made it */
   struct thread_life *life; /* what was read of it, where it is a thread; or NULL */
   struct channel chan;
-  uint64_t nsent, ndone;
+  uint64_t nsent, ndone, nsaid; /* nsaid: what it has told as done itself; the rest of
+                                   ndone is what its clones show */
   uint64_t
       nwork; /* nsent up to the last command that is no fork, and no question of ours */
   uint64_t fork_number;       /* of the FORK among the source's commands */

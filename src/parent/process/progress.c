@@ -2,6 +2,7 @@
 #include "parent/process/internal.h"
 
 #include "os/drop.h"
+#include "parent/process/births.h"
 
 /* The socket goes to the user: what ends from now on only the kernel tells. */
 void process_leave_to_kernel(struct mf_process *p) {
@@ -57,41 +58,63 @@ void process_answered(struct mf_process *q) {
     deadline_clear(&q->source->word_due);
 }
 
-/* What was asked of p up to the n-th command is executed, the forks among it, too. Who
- * tells may be a clone: of a fork that carries run a template says nothing. */
-void process_advance(struct mf_process *p, uint64_t n) {
-  if (n <= p->ndone)
-    return;
-  p->ndone = n;
-  process_confirm_forks(p);
-  registry_prove_default(p);
-  spares_want(p);
+/* Only a later fork shows that its source was at this one, too, which it has perhaps
+ * refused: the refusal is on its way then, on another socket than what shows it. */
+static int is_doubtful(const struct mf_process *q) {
+  if (q->spoke || q->fork_number <= q->source->nsaid)
+    return 0;
+  if (q->is_thread)
+    return q->life && !process_thread_is_born(q);
+  return q->births && births_pid(q->births, q->slot) <= 0;
+}
+
+static void confirm(struct mf_process *q) {
+  process_answered(q);
+  q->forked = 1;
+  process_learn(q);
+  process_on_word(q);
+  if (q->eof)
+    process_settle(q);
+  process_update(q);
 }
 
 void process_confirm_forks(struct mf_process *p) {
   while (!list_empty(&p->asked)) {
     struct mf_process *q = list_entry(p->asked.next, struct mf_process, ask_link);
-    if (q->fork_number > p->ndone)
+    if (q->fork_number > p->ndone || is_doubtful(q))
       return;
     if (!context_step(p->context, PHASE_TELL)) {
       context_task(p->context, PHASE_TELL, &p->tell);
       return;
     }
-    process_answered(q);
-    q->forked = 1;
-    process_learn(q);
-    process_on_word(q);
-    if (q->eof)
-      process_settle(q);
-    process_update(q);
+    confirm(q);
   }
 }
 
-/* A word of p's own is proof that its source has executed the fork and all before, though
- * its DONE may be late, or not come at all. */
-void process_confirm_fork(struct mf_process *p) {
+static void execute(struct mf_process *p, uint64_t n) {
+  if (n > p->ndone)
+    p->ndone = n;
+  process_confirm_forks(p);
+  registry_prove_default(p);
+  spares_want(p);
+}
+
+void process_advance(struct mf_process *p, uint64_t n) {
+  if (n <= p->nsaid)
+    return;
+  p->nsaid = n;
+  execute(p, n);
+}
+
+void process_show_fork(struct mf_process *p) {
   struct mf_process *source = p->source;
-  p->spoke = 1;
   if (source && !list_empty(&p->ask_link))
-    process_advance(source, p->fork_number);
+    execute(source, p->fork_number);
+}
+
+void process_confirm_fork(struct mf_process *p) {
+  p->spoke = 1;
+  process_show_fork(p);
+  if (p->source && !list_empty(&p->ask_link)) /* an earlier one is in doubt */
+    confirm(p);
 }
