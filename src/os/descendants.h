@@ -5,13 +5,16 @@
 #define OS_DESCENDANTS_H
 
 #include <stddef.h>
+#include <sys/types.h>
 
 /* On: a descendant whose parent ends is this process's child from then on, to be reaped
  * here, and not process 1's (PR_SET_CHILD_SUBREAPER, prctl(2)). */
 void descendants_adopt(int on);
 /* The signal (0: none) to all descendants in this process's own process group: who has
- * left that wants to stay, as a daemon does. How many there are that could be signalled;
- * 0 where there is no way to find them. A parent is signalled before its children. */
-size_t descendants_signal(int signum);
+ * left that wants to stay, as a daemon does. keeps: whether a process, and all that it
+ * has started, are left alone. Who was found once gets each further signal, whatever parent it
+ * has by then. How many there are that could be signalled; 0 where there is no way to find
+ * them. A parent is signalled before its children. */
+size_t descendants_signal(int signum, int (*keeps)(pid_t pid));
 
 #endif

@@ -48,8 +48,29 @@ static void read_children(pid_t pid, struct child_list *c) {
   closedir(dir);
 }
 
-static size_t signal_all(const struct child_list *c, pid_t parent, int parent_fd,
-                         int signum, int depth);
+/* Found by now; a parent before its children. */
+static struct found {
+  pid_t pid;
+  int fd;
+} * found;
+static size_t nfound;
+
+/* Takes fd, which may be -1; gives it, or the one by which it was known before. */
+static int remember(pid_t pid, int fd) {
+  for (size_t i = 0; i < nfound; i++)
+    if (found[i].pid == pid && found[i].fd >= 0 && proc_kill(found[i].fd, pid, 0) == 0) {
+      fd_close(&fd);
+      return found[i].fd;
+    }
+  struct found *more = realloc(found, (nfound + 1) * sizeof *found);
+  if (!more) {
+    fd_close(&fd);
+    return -1;
+  }
+  found = more;
+  found[nfound++] = (struct found){pid, fd};
+  return fd;
+}
 
 /* The number was read a moment ago. Whoever has it now is a child of that parent, which is
  * still who it was, or of this process: a descendant, and the pidfd is its. Without one
@@ -62,32 +83,47 @@ static int is_descendant(pid_t pid, int fd, pid_t parent, int parent_fd) {
          (fd >= 0 && now == parent && proc_kill(parent_fd, parent, 0) == 0);
 }
 
-/* Its children are read before: they are others' when it has ended. */
-static size_t signal_one(pid_t pid, pid_t parent, int parent_fd, int signum, int depth) {
+static void find_all(const struct child_list *c, pid_t parent, int parent_fd, int depth,
+                     int (*keeps)(pid_t pid));
+
+static void find_one(pid_t pid, pid_t parent, int parent_fd, int depth,
+                     int (*keeps)(pid_t pid)) {
   int fd = proc_pidfd(pid);
-  size_t n = 0;
   struct child_list *c = depth < DEPTH_MAX ? malloc(sizeof *c) : NULL;
-  if (c && is_descendant(pid, fd, parent, parent_fd)) {
+  if (c && is_descendant(pid, fd, parent, parent_fd) && !keeps(pid)) {
+    int is_ours = getpgid(pid) == getpgrp(), known = fd;
     read_children(pid, c);
-    if (getpgid(pid) == getpgrp())
-      n = proc_kill(fd, pid, signum) == 0;
-    n += signal_all(c, pid, fd, signum, depth + 1);
+    if (is_ours) {
+      known = remember(pid, fd);
+      fd = -1;
+    }
+    find_all(c, pid, known, depth + 1, keeps);
   }
   free(c);
   fd_close(&fd);
-  return n;
 }
 
-static size_t signal_all(const struct child_list *c, pid_t parent, int parent_fd,
-                         int signum, int depth) {
-  size_t n = 0;
+static void find_all(const struct child_list *c, pid_t parent, int parent_fd, int depth,
+                     int (*keeps)(pid_t pid)) {
   for (size_t i = 0; i < c->n; i++)
-    n += signal_one(c->pid[i], parent, parent_fd, signum, depth);
-  return n;
+    find_one(c->pid[i], parent, parent_fd, depth, keeps);
 }
 
-size_t descendants_signal(int signum) {
+/* All are found before one is signalled: its children are others' when it has ended. A
+ * number without a pidfd is good for this time. */
+size_t descendants_signal(int signum, int (*keeps)(pid_t pid)) {
   struct child_list c;
+  size_t n = 0, nkept = 0;
   read_children(getpid(), &c);
-  return signal_all(&c, getpid(), -1, signum, 0);
+  find_all(&c, getpid(), -1, 0, keeps);
+  for (size_t i = 0; i < nfound; i++) {
+    int is_there = proc_kill(found[i].fd, found[i].pid, signum) == 0;
+    n += (size_t)is_there;
+    if (is_there && found[i].fd >= 0)
+      found[nkept++] = found[i];
+    else
+      fd_close(&found[i].fd);
+  }
+  nfound = nkept;
+  return n;
 }

@@ -6,6 +6,7 @@
 #include "wire/link.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -87,14 +88,29 @@ static void on_errors(struct turn_watch *w, int events) {
 
 /* ---- its life ---- */
 
-/* What a command has started that has not led to an agent (a shell's `sleep`, a login that
- * asks for a password) is of no use to anybody, and would stay: the shell alone would get
- * the signal. It can't have a process group of its own, which a terminal lets read no
- * password. The processes of an agent, however, are the agent's. */
+/* Whether a process is an agent: it ends with its input, and what it has started ends, or
+ * stays, as its leash says. */
+static int is_agent(pid_t pid) {
+  char path[48], words[PATH_MAX + 16];
+  snprintf(path, sizeof path, "/proc/%ld/cmdline", (long)pid);
+  FILE *f = fopen(path, "re");
+  size_t n = f ? fread(words, 1, sizeof words - 1, f) : 0;
+  if (f)
+    fclose(f);
+  words[n] = 0;
+  size_t first = strlen(words);
+  const char *slash = strrchr(words, '/');
+  return first < n && strcmp(slash ? slash + 1 : words, "moonfork-remote") == 0 &&
+         strcmp(words + first + 1, "agent") == 0;
+}
+
+/* What a command has started (a shell's `sleep`, a login that asks for a password) is of
+ * no use to anybody without it, and would stay: the shell alone would get the signal. It
+ * can't have a process group of its own, which a terminal lets read no password. */
 static size_t signal_command(struct link_command *c, int signum) {
-  size_t n = c->accepted ? 0 : descendants_signal(signum);
-  if (n == 0 && c->pid > 0)
-    n = kill(c->pid, signum) == 0;
+  size_t n = descendants_signal(signum, is_agent);
+  if (c->pid > 0 && (n == 0 || getpgid(c->pid) != getpgrp()))
+    n += kill(c->pid, signum) == 0;
   return n; /* another user's: it sees the end of its input */
 }
 
@@ -145,7 +161,10 @@ static void on_patience(uv_timer_t *t) {
 void command_end(struct link_command *c, int gently) {
   c->ending = 1;
   look_whether_over(c);
-  uv_timer_start(&c->patience, on_patience, gently ? GENTLE_MS : 0, 0);
+  if (gently)
+    uv_timer_start(&c->patience, on_patience, GENTLE_MS, 0);
+  else
+    on_patience(&c->patience);
 }
 
 /* ---- made ---- */

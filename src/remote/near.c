@@ -143,9 +143,10 @@ static void leave(int gently) {
   side_is_open = 0;
   turn_watch(&turn, &side, -1, 0);
   turn_watch(&turn, &leash, -1, 0);
+  /* Before the agent sees the end of its input: what waits for it starts nothing yet. */
+  command_end(&command, gently);
   close(SIDE_FD);
   mux_shut(&mux); /* all of the parent's sockets end now */
-  command_end(&command, gently);
 }
 
 /* What is not told by then the parent learns from the end of its side. */

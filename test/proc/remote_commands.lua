@@ -359,6 +359,58 @@ story.test("the same on a kernel without pidfds", function(t)
   end
 end)
 
+-- So it was when the command had led to an agent: the shell got the signal, and what it had started after the
+-- agent's end stayed.
+story.test("a command that has led to an agent ends with all that it has started", function(t)
+  local pids, daemon = t:file("pids", ""), t:file("daemon", "")
+  local p = fork.remote{path = package.path, cpath = package.cpath, command = {"sh", "-c", ([[
+    '%s' agent '%s'
+    setsid sh -c 'echo $$ >>"$1"; exec sleep 100' sh '%s' &
+    sh -c 'echo $$ >>"$1"; trap "" TERM; sleep 100 & echo $! >>"$1"; wait; wait; sleep 100' sh '%s' &
+    echo $$ >>'%s'
+    sleep 100]]):format(REMOTE, TEMPLATE, daemon, pids, pids)}}
+  t.got(p:eval "function f(s) s:write 'x' end":fork():run "f"):close()
+  p:close()
+  t.within(20, function() return #numbers(t, pids) == 3 and #numbers(t, daemon) == 1 end, "the shell goes on")
+  ends_without_daemon(t, t.within, numbers(t, pids), numbers(t, daemon)[1], "after an agent")
+end)
+
+-- The program ends, so the command is signalled while the agent still has its processes.
+story.test("a function that is to be kept outlives its program, its link and the command", function(t)
+  local kept, pids = t:file("kept", ""), t:file("pids", "")
+  local script = t:file("program.lua", ([[
+    local fork = require "moonfork"
+    local p = fork.remote{path = package.path, cpath = package.cpath, command = {"sh", "-c",
+      "echo $$ >>'%s'; '%s' agent '%s'; sleep 100 & echo $! >>'%s'; wait"}}
+    p:eval [=[
+      function f(s, file)
+        local h = io.open(file, "w")
+        h:write(require "testkit".getpid(), "\n")
+        h:close()
+        while true do require "testkit".msleep(1000) end
+      end
+    ]=]
+    assert(p:fork{leash = "keep"}:send_arg "%s":run "f")
+    for i = 1, 1000 do
+      fork.sleep(0.02)
+      local h = io.open "%s"
+      if h:read "L" then return end
+      h:close()
+    end
+  ]]):format(pids, REMOTE, TEMPLATE, pids, kept, kept))
+  t.ok(os.execute(("'%s' '%s'"):format(os.getenv "LUA", script)))
+  local clone = assert(numbers(t, kept)[1])
+  t.within(20, function()
+    for _, pid in ipairs(numbers(t, pids)) do
+      if t.alive(pid) then return false end
+    end
+    return #numbers(t, pids) > 0
+  end, "the command has ended")
+  t.ok(t.alive(clone), "the clone has not")
+  kit.kill(clone, kit.SIGKILL)
+  t.outside(20, function() return not t.alive(clone) end)
+end)
+
 -- The signal may come as soon as the command runs. The shell has made the program ignore SIGINT (it is
 -- in the background), so one that came before its handler was lost, and the near end alone heard it.
 story.test("Ctrl-C during a login: the command ends, and nothing is said of the link", function(t)
