@@ -372,4 +372,38 @@ test("a clone that is killed before its birth, and has ended at once, is not wai
   runs:close()
 end)
 
+-- The template's process stayed until the C code had returned.
+test("a pool that is closed ends its template's process, though a worker is in C code", {deadline = 30}, function(t)
+  local p = fork.new_exec():eval "function nap() os.execute 'exec sleep 20' end"
+  t.got(p:memory())
+  local pid, status, err = t.got(p:pid()), nil, nil
+  p:on_exit(function(s) status = s end)
+  local pool = p:pool("nap", {max = 1, isolation = "thread", grace = 0.1})
+  pool(function(e) err = e end)
+  t.within(10, function() return pool:stats().running == 1 end)
+  pool:close()
+  t.within(10, function() return status end)
+  t.error(err, "CLONE_DIED")
+  t.eq(status.signal, 9)
+  t.ok(not t.alive(pid))
+end)
+
+test("a pool that is closed leaves other clones in threads of its template alone", {deadline = 30}, function(t)
+  local p = fork.new_exec():eval "function echoes(s) for l in s:lines() do s:write(l, '\\n') end end"
+  local q = thread(p)
+  local socket = t.got(q:run "echoes")
+  local status
+  p:on_exit(function(s) status = s end)
+  local pool = p:pool("string.upper", {max = 1, isolation = "thread"})
+  t.eq(t.got(pool:call "x"), "X")
+  pool:close()
+  fork.loop()
+  t.ok(status and status.unknown)
+  socket:write "still there\n"
+  t.eq(socket:read(), "still there")
+  socket:close()
+  t.eq(t.got(q:wait(10)).code, 0)
+  q:close()
+end)
+
 story.done()

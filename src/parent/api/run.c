@@ -188,7 +188,7 @@ void mf_close(mf_process *p, mf_close_cb cb, void *data) {
   p->close_to.data = data;
   p->error_to.cb = NULL;
   process_event(p, &(struct event){EV_CLOSE});
-  if (!p->close_waits)
+  if (!ending_is_awaited(p))
     process_pend(p, PENDING_CLOSE);
   process_update(p);
 }

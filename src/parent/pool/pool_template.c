@@ -32,7 +32,7 @@ static mf_process *leave_process(struct pool_template *t) {
   mf_process *p = t->process;
   t->process = NULL;
   p->forked_hook.close = NULL;
-  p->grace_hook.cb = NULL;
+  p->threads_hook.cb = NULL;
   return p;
 }
 
@@ -96,8 +96,8 @@ static void on_template_end(mf_process *p, const mf_exit *exit, void *data) {
   pool_schedule(t->pool);
 }
 
-/* Workers that are threads, and were given up, run on in it as long as they like. */
-static void on_past_grace(void *data) {
+/* Clones that were in threads of it before it was the pool's run on as long as they like. */
+static void on_left(void *data) {
   struct pool_template *t = data;
   t->waits = 0;
   pool_schedule(t->pool);
@@ -113,10 +113,10 @@ static int is_awaited(struct pool_template *t) {
   t->asked = 1;
   if (mf_finish(p) < 0)
     return 0;
-  t->waits = !p->is_past_grace;
+  t->waits = p->ending != END_BY_THREADS;
   process_hook_exit(p, on_template_end, t);
-  p->grace_hook.cb = on_past_grace;
-  p->grace_hook.data = t;
+  p->threads_hook.cb = on_left;
+  p->threads_hook.data = t;
   return 1;
 }
 

@@ -255,8 +255,7 @@ int cell_expire(struct mf_process *p, const struct event *e) {
   }
   spares_drop(p);
   process_enter(p, ENDING);
-  process_set_response_timeout(
-      p, CLOSE_GRACE_MS); /* for the news of its end: its template may hang */
+  ending_begin(p); /* the news of its end may not come: its template may hang */
   process_settle(p);
   return 0;
 }

@@ -161,14 +161,13 @@ int cell_finish(struct mf_process *p, const struct event *e) {
     return r;
   deadline_clear(&p->limit);
   process_enter(p, ENDING);
-  process_set_response_timeout(p, CLOSE_GRACE_MS);
+  ending_begin(p);
   return 0;
 }
 
 /* It ends by itself, unless it is stopped, or hangs. */
 int cell_grace(struct mf_process *p, const struct event *e) {
-  if (!p->eof)
-    process_set_response_timeout(p, CLOSE_GRACE_MS);
+  ending_begin(p);
   return 0;
 }
 
@@ -181,6 +180,8 @@ static int ends_processes(int signum) {
 int cell_kill(struct mf_process *p, const struct event *e) {
   int signum = e->signum;
   process_flush_child(p);
+  if (p->is_thread)
+    ending_let_go(p);
   if (p->gone)
     return -ESRCH;
   process_learn(p);
@@ -246,19 +247,6 @@ static void cancel(struct mf_process *p) {
     process_pend(p, PENDING_EXIT);
 }
 
-/* A closed process that runs nothing ends, within its grace or by a signal
- * (end_of_grace). The close callback of a direct child comes when it is reaped, so that
- * no zombie is left behind. One with clones that are threads ends with the last of them,
- * which runs as long as it likes: like any process that runs it is not waited for. */
-static void wait_for_end(struct mf_process *p) {
-  if (p->state == DEAD)
-    return;
-  p->close_waits = p->child && !process_has_threads(p);
-  if (p->eof)
-    return;
-  process_set_response_timeout(p, CLOSE_GRACE_MS);
-}
-
 int cell_drop(struct mf_process *p, const struct event *e) {
   cancel(p);
   p->exit.known = 0;
@@ -277,7 +265,7 @@ static void hang_up(struct mf_process *p) {
   spares_drop(p);
   process_enter(p, ENDING);
   process_lose_source(p);
-  process_set_response_timeout(p, CLOSE_GRACE_MS);
+  ending_begin(p);
   process_poll_child(p); /* it may have been born already */
 }
 
@@ -288,8 +276,6 @@ int cell_close(struct mf_process *p, const struct event *e) {
   cancel(p);
   if (r < 0)
     hang_up(p);
-  else
-    wait_for_end(p);
   return 0;
 }
 
@@ -311,6 +297,6 @@ int cell_forget(struct mf_process *p, const struct event *e) {
 
 int cell_wait(struct mf_process *p, const struct event *e) {
   cancel(p);
-  wait_for_end(p);
+  ending_begin(p);
   return 0;
 }

@@ -114,10 +114,8 @@ void process_die(struct mf_process *p) {
   if (p->exit_to.cb || p->exit_hook.cb)
     process_pend(p, PENDING_EXIT);
   process_fail_memory(p, p->error ? p->error->code : MF_ECLONE_DIED);
-  if (p->close_waits) {
-    p->close_waits = 0;
+  if (!p->open && p->close_to.cb && !task_waits(&p->closed))
     process_pend(p, PENDING_CLOSE);
-  }
   process_lose_source(p);
   process_close_channel(p);
   batch_free(p->context, p->batch);
@@ -269,16 +267,4 @@ int process_has_pending_fork(const struct mf_process *p) {
 int process_end_by_force(struct mf_process *p) {
   int r = process_check(p);
   return r ? r : process_event(p, &(struct event){EV_KILL, .signum = SIGKILL});
-}
-
-/* It has not ended by itself: it is killed. What does not end by that either (one that
- * does not exist yet, that changed its user, or that waits in the kernel) is not waited
- * for. */
-void process_cut_down(struct mf_process *p) {
-  if (p->slain || process_kill(p, SIGKILL) < 0 || !process_end_is_told(p)) {
-    process_die(p);
-    return;
-  }
-  p->slain = 1;
-  process_set_response_timeout(p, REPORT_TIMEOUT_MS);
 }

@@ -122,7 +122,8 @@ static void put_end(FILE *out, const struct mf_process *p) {
   put_flag(out, p->eof, "its socket has ended");
   put_flag(out, p->gone && p->state != DEAD, "the kernel says that it has ended");
   put_flag(out, p->hung_up && p->state != DEAD, "told to end");
-  put_flag(out, p->slain, "sent SIGKILL");
+  put_flag(out, p->ending == END_BY_THREADS, "ends with its clones in threads");
+  put_flag(out, p->ending == END_BY_FORCE, "sent SIGKILL");
   if (p->state == DEAD)
     put_exit(out, &p->exit);
   dump_failure(out, "failed", p->error);

@@ -21,23 +21,6 @@ static void on_limit(struct deadline *d) {
   process_event(p, &(struct event){EV_TIMEOUT});
 }
 
-/* It was told to end some time ago, and has not hung up. Clones of it that run in threads
- * keep it from being killed, but nobody waits for what it does not confirm: it may be
- * stopped. */
-static void end_of_grace(struct mf_process *p) {
-  int forks = p->ndone < p->nsent && process_has_pending_fork(p);
-  if (!forks && !process_has_threads(p)) {
-    process_cut_down(p);
-    return;
-  }
-  process_set_response_timeout(p, CLOSE_GRACE_MS);
-  if (forks || p->is_past_grace)
-    return;
-  p->is_past_grace = 1;
-  if (p->grace_hook.cb)
-    p->grace_hook.cb(p->grace_hook.data);
-}
-
 void process_await_hello(struct mf_process *p) {
   p->hello_by_ms = context_now_ms(p->context) + HELLO_TIMEOUT_MS;
   process_set_response_timeout(p, HELLO_TIMEOUT_MS);
@@ -46,7 +29,8 @@ void process_await_hello(struct mf_process *p) {
 /* Of one that was told to end, too, while somebody waits for a fork of it. */
 static int is_overdue_hello(const struct mf_process *p) {
   struct backend *s = p->context->backend;
-  return p->greeting && !p->eof && !p->close_waits && s->ops->now_ms(s) >= p->hello_by_ms;
+  return p->greeting && !p->eof && !ending_is_awaited(p) &&
+         s->ops->now_ms(s) >= p->hello_by_ms;
 }
 
 static void miss_hello(struct mf_process *p) {
@@ -79,14 +63,10 @@ static void on_response_timeout(struct deadline *d) {
   process_decide(p, 1);
   if (p->state == DEAD || deadline_at(&p->response_timeout) != UINT64_MAX)
     return;
-  if (is_overdue_hello(p)) {
+  if (is_overdue_hello(p))
     miss_hello(p);
-  } else if (p->state == ENDING && !p->eof) {
-    end_of_grace(p);
-  } else if (p->state != RUNNING && p->state != DETACHED) {
-    process_cut_down(
-        p); /* it hung up, or was closed, and lives: it runs nothing and must end */
-  }
+  else if (p->state != RUNNING && p->state != DETACHED)
+    ending_overdue(p); /* it hung up, or was closed, and lives: it runs nothing */
   process_update(p);
   process_release(p);
 }

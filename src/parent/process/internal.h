@@ -99,9 +99,6 @@ int process_thread_is_born(const struct mf_process *p);
 int process_thread_look(struct mf_process *p);
 /* Has it end, at its next instruction of Lua. */
 int process_thread_kill(struct mf_process *p);
-/* One that lives, forked from p, and is not told to end: what runs nothing keeps no
- * process from being killed that is stopped. */
-int process_has_threads(const struct mf_process *p);
 
 /* death.c */
 /* All of the command has gone that tells p to run a function. If not, it never goes once
@@ -127,10 +124,18 @@ int process_cast_off(struct mf_process *p);
 /* The other side did what the protocol does not allow. */
 int process_broken_at(const char *origin, struct mf_process *p, const char *what);
 #define process_broken_by(...) process_broken_at(ORIGIN, __VA_ARGS__)
-/* It has not ended by itself: it is killed. What does not end by that either (one that
- * does not exist yet, that changed its user, or that waits in the kernel) is not waited
- * for. */
-void process_cut_down(struct mf_process *p);
+
+/* ending.c */
+/* Its source's process is not killed while p, a clone in a thread, holds it; and p holds it
+ * no more (again is harmless). */
+void ending_hold(struct mf_process *p);
+void ending_let_go(struct mf_process *p);
+/* It is told to end. */
+void ending_begin(struct mf_process *p);
+/* Something has happened to it, or to a clone of it. */
+void ending_look(struct mf_process *p);
+/* Its time is over: it was told to end, or has hung up. */
+void ending_overdue(struct mf_process *p);
 
 /* post.c */
 /* The event happens to every process that was forked from p and is not dead, when those

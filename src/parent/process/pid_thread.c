@@ -195,14 +195,3 @@ int process_thread_kill(struct mf_process *p) {
   deadline_set(&p->context->deadlines, &p->retry, KILL_AGAIN_MS);
   return r;
 }
-
-int process_has_threads(const struct mf_process *p) {
-  if (p->left_threads)
-    return 1;
-  list_each(it, &p->forks) {
-    const struct mf_process *q = list_entry(it, struct mf_process, fork_link);
-    if (q->is_thread && q->state != DEAD && (q->state != ENDING || q->is_adrift))
-      return 1;
-  }
-  return 0;
-}

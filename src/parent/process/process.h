@@ -27,6 +27,9 @@ enum process_state {
   STATE_COUNT
 };
 
+/* Of a process that runs nothing: ending.c. */
+enum end_state { END_UNASKED, END_IN_GRACE, END_BY_THREADS, END_BY_FORCE };
+
 enum event_kind {
   EV_COMMAND,
   EV_FORK,
@@ -101,6 +104,7 @@ struct mf_process {
   struct task write, read, tell, notify, free, closed; /* one for each phase */
   uint64_t id;
   enum process_state state;
+  enum end_state ending;
   uint64_t made_ms, state_since_ms;
   unsigned open : 1;          /* the user has the handle */
   unsigned internal : 1;      /* the library's: a default template, a spare */
@@ -121,7 +125,6 @@ struct mf_process {
   unsigned gone : 1;       /* the kernel says that it has ended */
   unsigned is_counted : 1; /* its socket is on the way to its source (drop_count_sent) */
   unsigned hung_up : 1;    /* by us, before it ran: it ends, or is killed */
-  unsigned slain : 1;      /* it was told to end, did not, and was sent SIGKILL */
   unsigned tree : 1;       /* its whole process group is signalled, and ends with it */
   unsigned inherits_tree : 1; /* as its source, of which it may not be known yet */
   unsigned group_ended : 1;   /* which was seen to */
@@ -137,10 +140,6 @@ struct mf_process {
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
   unsigned used : 1; /* the same by mf_run or mf_to_fd */
-  unsigned left_threads : 1;  /* clones of it run that have no record any more */
-  unsigned close_waits : 1;   /* the close callback waits for the end of our child */
-  unsigned is_past_grace : 1; /* closed, and its threads run on: what it has not confirmed
-                                 is not waited for */
   unsigned error_told : 1;
   unsigned spares_begun : 1; /* they have been filled once */
   unsigned refilling : 1;    /* up to their maximum, one after the other */
@@ -158,7 +157,9 @@ struct mf_process {
   unsigned ends_thread : 1; /* its end is wanted, and asked for again and again */
   unsigned
       is_thread : 1; /* of its template's process: pidfd is its life, pid a thread's */
-  unsigned nlooks;   /* for a status, in vain */
+  unsigned holds_source : 1; /* its template's process is not killed: ending.c */
+  unsigned nlooks;           /* for a status, in vain */
+  unsigned nthreads;         /* clones of it that hold it: ending.c */
   int pid, pidfd, signal;
   int peer_pid,
       peer_pidfd; /* who writes on a socket that was taken up, until its hello */
@@ -207,7 +208,7 @@ struct mf_process {
   struct {
     void (*cb)(void *data);
     void *data;
-  } grace_hook; /* called when it is past its grace */
+  } threads_hook; /* called when it is END_BY_THREADS */
   struct {
     mf_close_cb cb;
     void *data;
@@ -318,6 +319,9 @@ void process_fail_at(const char *origin, struct mf_process *p, int code, int sta
 int process_end_by_force(struct mf_process *p);
 /* What `retry` is for when nothing else uses it. */
 void process_expect_stalls(struct mf_process *p);
+/* It is closed and our child, and ends soon: so that no zombie is left behind, the loop and
+ * the close callback wait until it is reaped. */
+int ending_is_awaited(const struct mf_process *p);
 /* A record that the user never got. */
 void process_abandon(struct mf_process *p);
 /* It has failed before it came to be: ends it, exit unknown. */

@@ -86,9 +86,6 @@ void process_forget_source(struct mf_process *p) {
     return;
   process_answered(p);
   p->source = NULL;
-  /* It runs on when nobody has an object of it: its process is not to be killed. */
-  if (p->is_thread && p->state == RUNNING && p->life && !process_thread_look(p))
-    source->left_threads = 1;
   if (source->batched_child == p)
     source->batched_child = NULL;
   list_remove(&p->fork_link);
@@ -227,6 +224,8 @@ void process_release(struct mf_process *p) {
     return;
   if (p->child && p->state != DEAD && p->context->nopen && !p->context->stopping)
     return; /* while we are on the loop anyway, a child of ours is reaped when it ends */
+  if (p->is_thread && p->state != DEAD && !p->context->stopping)
+    return; /* its template's process ends with it */
   if (!task_waits(&p->free))
     context_task(p->context, PHASE_FREE, &p->free);
 }
@@ -238,6 +237,8 @@ void process_set_source(struct mf_process *p, struct mf_process *source) {
   p->source = source;
   p->told_round = source->tell_round;
   list_push(&source->forks, &p->fork_link);
+  if (p->is_thread)
+    ending_hold(p);
 }
 
 int process_connect(struct mf_process *p, int fd) {
@@ -249,6 +250,8 @@ void process_enter(struct mf_process *p, enum process_state state) {
   p->state = state;
   p->state_since_ms = context_now_ms(p->context);
   process_trace_state(p);
+  if (state == DEAD || state == FAILED || state == ENDING)
+    ending_let_go(p);
   if (state != BATCHED && state != FORKING && state != SERVING && state != FAILED &&
       !p->fork_refused)
     journal_drop(&p->journal); /* nobody is forked from it any more */
@@ -294,7 +297,7 @@ void process_park(struct mf_process *p) {
   }
   if (def->process == p)
     def->process = NULL;
-  if (p->hung_up && p->state == ENDING && !p->gone)
+  if (p->hung_up && p->state == ENDING && p->ending != END_BY_THREADS && !p->gone)
     process_kill(p, SIGKILL); /* nobody will look after it any more */
   process_enter(p, DEAD);
   if (!task_waits(&p->closed)) {

@@ -95,8 +95,13 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_DEAD,                             !p->batched_child || task_waits(&p->tell))
   HOLDS(S_ALL & ~S_SERVING,                 list_empty(&p->spares) || p->state == FORKING)
   /* the process itself */
-  HOLDS(S_DEAD,                             p->pidfd < 0 && !p->close_waits)
+  HOLDS(S_DEAD,                             p->pidfd < 0)
   HOLDS(S_ALL,                              !p->child || p->ours || p->pid <= 0)
+  /* its end: ending.c */
+  HOLDS(S_ENDING,                           p->ending != END_UNASKED)
+  HOLDS(S_BATCHED,                          p->ending == END_UNASKED)
+  HOLDS(S_ALL & ~S_DEAD,                    p->ending != END_BY_THREADS || p->nthreads)
+  HOLDS(S_FAILED | S_ENDING | S_DEAD,       !p->holds_source)
 #undef HOLDS
   return NULL;
 }

@@ -11,13 +11,6 @@ static int is_asked_for_memory(const struct mf_process *p) {
   return 0;
 }
 
-/* Closed, and it has nothing to do but to see its clones that are threads end: they are
- * not waited for, as no clone that runs is. */
-static int only_runs_threads(const struct mf_process *p) {
-  return p->state == ENDING && !p->open && !p->close_waits &&
-         (p->nsent - p->ndone <= 1 || p->is_past_grace) && process_has_threads(p);
-}
-
 static int is_busy(const struct mf_process *p) {
   int works;
   if (p->internal || p->context->stopping)
@@ -25,14 +18,14 @@ static int is_busy(const struct mf_process *p) {
   if (p->pending || (p->finish.kind != FINISH_NONE && !p->finish.quiet) ||
       is_asked_for_memory(p))
     return 1;
-  if (only_runs_threads(p))
-    return 0;
+  if (p->ending == END_BY_THREADS) /* clones that run are not waited for */
+    return p->exit_to.cb && !p->quiet;
   works = p->state == FORKING || p->state == SERVING || p->state == ENDING;
   if (works && p->ndone < p->nwork && !p->chan.write_closed && !p->eof)
     return 1;
   if (p->state == BATCHED || (p->state == FORKING && !p->forked))
     return 1;
-  if (p->close_waits || (p->hung_up && p->state == ENDING && !p->finish.quiet))
+  if (ending_is_awaited(p) || (p->hung_up && p->state == ENDING && !p->finish.quiet))
     return 1;
   return p->exit_to.cb && !p->quiet &&
          (p->state == RUNNING || p->state == ENDING || p->state == FAILED || p->eof ||
@@ -40,6 +33,7 @@ static int is_busy(const struct mf_process *p) {
 }
 
 void process_update(struct mf_process *p) {
+  ending_look(p);
   unsigned busy = (unsigned)is_busy(p);
   process_trace(p);
   if (busy == p->busy)
