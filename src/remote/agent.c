@@ -24,6 +24,7 @@
 extern char **environ;
 
 enum {
+  UNGREETED_MS = 30 * 1000, /* as long as the parent waits for a greeting */
   LATE_MS = 1,
   UNHEARD_MS = 2, /* ends that nobody waits for are told so much later at most */
   MANY = LINK_FORKS_MAX / 2, /* forks under way without a socket: all is busy */
@@ -46,8 +47,9 @@ static size_t nquiet;     /* those that wait for on_quiet */
 static unsigned pause_us; /* for more ends to come, where forks are many */
 static unsigned nheard;   /* of those that are reaped, who could have said something */
 static uv_timer_t late;
-static int is_row;     /* of forks one at a time: nobody waits for an end */
-static int is_forking; /* a FORK of that row was passed on in this turn */
+static uv_timer_t ungreeted; /* until the near end has greeted */
+static int is_row;           /* of forks one at a time: nobody waits for an end */
+static int is_forking;       /* a FORK of that row was passed on in this turn */
 
 static void end(int status) {
   mux_flush(&mux);
@@ -268,11 +270,29 @@ static int start_template(void) {
   return r ? r : link_put(&mux.out, LINK_BORN, 0, numbers, 4);
 }
 
+/* The near end answers at once, and then both hear whether the other one is there: before
+ * that, a connection that was lost does not end. It may be this process that did not
+ * run: what lies in the stream counts. */
+static void on_ungreeted(uv_timer_t *t) {
+  mux_read(&mux);
+  if (!mux.greeted)
+    fail("no near end has greeted the agent for 30 seconds");
+}
+
+static void say_hello(void) {
+  buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
+  link_put_hello(&mux.out, 0, 0);
+  mux_flush(&mux);
+  uv_timer_init(turn.loop, &ungreeted);
+  uv_timer_start(&ungreeted, on_ungreeted, UNGREETED_MS, 0);
+}
+
 static int greet(const struct link_frame *f) {
   struct link_hello h;
   char text[512];
   if (mux.greeted || link_read_hello(f, 0, &h) < 0)
     return -EPROTO;
+  uv_timer_stop(&ungreeted);
   if (h.version != LINK_VERSION || strcmp(h.build, build_own.version) != 0)
     fail("the versions don't match"); /* which the near end has seen, too */
   int r = start_template();
@@ -450,9 +470,7 @@ int remote_agent(char **template_words) {
   uv_timer_init(turn.loop, &late);
   tables_init(&tables, &tables_ops);
   records_init(&records);
-  buf_put(&mux.out, LINK_MARKER, LINK_MARKER_SIZE);
-  link_put_hello(&mux.out, 0, 0);
-  mux_flush(&mux);
+  say_hello();
   mux_dump_on_signal(&mux);
   turn_run(&turn);
   return 0;
