@@ -73,6 +73,11 @@ int proc_pidfd_status(int pidfd, int *ret_status);
  * against a reused number; -1: the caller vouches for it. 0, or -ENODATA. */
 int proc_zombie_status(int pidfd, pid_t pid, int *ret_status);
 
+/* Whether the numbers in /proc are those of this process's pid namespace (procfs.c). */
+int proc_lists_ours(void);
+/* The number of a process in /proc, where that is another one's; 0: not known. */
+pid_t proc_listed(pid_t pid);
+
 /* The parent of a process; 0: not known. */
 pid_t proc_parent(pid_t pid);
 

@@ -433,7 +433,10 @@ static int memory_by_statm(pid_t pid, struct proc_memory *ret) {
 
 unsigned long long proc_resident(pid_t pid) {
   struct proc_memory m = {0};
-  return memory_by_statm(pid, &m) == 0 ? m.rss : 0;
+  pid_t number = pid == 0 ? 0 : proc_listed(pid);
+  if (pid != 0 && number == 0)
+    return 0;
+  return memory_by_statm(number, &m) == 0 ? m.rss : 0;
 }
 
 static int memory_by_rusage(struct proc_memory *ret) {
@@ -446,12 +449,14 @@ static int memory_by_rusage(struct proc_memory *ret) {
 }
 
 int proc_memory(pid_t pid, struct proc_memory *ret) {
-  if (memory_by_rollup(pid, ret) == 0)
+  int is_own = pid == 0 || pid == getpid();
+  pid_t number = is_own ? 0 : proc_listed(pid);
+  if (!is_own && number == 0)
+    return -ESRCH;
+  if (memory_by_rollup(number, ret) == 0)
     return 0;
-  int r = memory_by_statm(pid, ret);
-  if (r == 0)
-    return 0;
-  return pid == 0 || pid == getpid() ? memory_by_rusage(ret) : r;
+  int r = memory_by_statm(number, ret);
+  return r < 0 && is_own ? memory_by_rusage(ret) : r;
 }
 
 /* ---- leash ---- */

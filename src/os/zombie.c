@@ -20,6 +20,9 @@ static char *read_stat(pid_t pid, char *text, size_t size) {
   char path[64], *p;
   ssize_t n;
   int fd;
+  pid = proc_listed(pid);
+  if (pid == 0)
+    return NULL;
   snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
   fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0)
@@ -38,7 +41,7 @@ static char *read_stat(pid_t pid, char *text, size_t size) {
 }
 
 pid_t proc_parent(pid_t pid) {
-  char text[1024], *p = read_stat(pid, text, sizeof text);
+  char text[1024], *p = proc_lists_ours() ? read_stat(pid, text, sizeof text) : NULL;
   return p && p[0] && p[1] == ' ' ? (pid_t)atol(p + 2) : 0;
 }
 

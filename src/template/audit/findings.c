@@ -195,7 +195,7 @@ static void read_children(char *ret, size_t n) {
  * process group, where that is the template's own. */
 static void tell_background(struct telling *t) {
   pid_t group = getpid();
-  if (getpgrp() != group)
+  if (getpgrp() != group || !proc_lists_ours())
     return;
   DIR *dir = opendir("/proc");
   struct dirent *entry;
