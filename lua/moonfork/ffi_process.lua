@@ -21,8 +21,13 @@ process.raws = {} -- what of the back end's is not closed: handle -> "process" o
 
 -- A failure is told once, and clones inherit that of their source: what a clone's run reported is
 -- told of the source, too, and the other way round. What a clone fails of by itself is no news of
--- its source, and of no other clone (process_record.lua).
+-- its source, and of no other clone: who has been a process has not inherited its failure
+-- (process_record.lua).
 local INHERITED = { TEMPLATE_DIED = true, TEMPLATE_START = true }
+
+local function is_own(cell, err)
+  return not INHERITED[err.code] and (cell.known_pid or cell.raw and core.pid(cell.raw)) and true or false
+end
 
 local function concerns(cell, err)
   return cell.err and cell.err.message == err.message or INHERITED[err.code]
@@ -30,6 +35,7 @@ end
 
 function process.mark_told(cell, err)
   cell.told[err.message] = true
+  if is_own(cell, err) then return end
   cell = cell.source
   while cell do
     if concerns(cell, err) then
@@ -47,6 +53,7 @@ end
 
 local function was_told(cell, err)
   if has_told(cell, err) then return true end
+  if is_own(cell, err) then return false end
   cell = cell.source
   while cell do
     if concerns(cell, err) and has_told(cell, err) then return true end

@@ -36,14 +36,20 @@ local watched = {} -- luacheck: ignore
 -- A failure is told once, and clones inherit that of their source: what a clone's run reported is
 -- told of the source, too, and the other way round. `fate` chains to the source's. What a clone
 -- fails of by itself is no news of its source, and of no other clone, though the words may be
--- the same.
+-- the same: who has been a process has not inherited its failure (`own`). Of others, which failed
+-- before they were known to be one, the words decide.
 
 -- What processes only fail of because their source does.
 local INHERITED = { TEMPLATE_DIED = true, TEMPLATE_START = true }
 
+local function has_been(p)
+  return p.had_pid or p.raw and not core.inert(p.raw) and core.pid(p.raw) ~= nil
+end
+
 function record.set_failure(p, err)
   p.err = err
   p.fate.failure = err and err.message
+  p.fate.own = p.fate.own or err and not INHERITED[err.code] and has_been(p)
 end
 
 local function concerns(fate, err)
@@ -54,6 +60,7 @@ end
 -- failure, of which the news comes later.
 function record.mark_told(p, err)
   p.fate.told[err.message] = true
+  if p.fate.own then return end
   local fate = p.fate.source
   while fate do
     if concerns(fate, err) then
@@ -69,15 +76,16 @@ end
 function record.follow_service(p, cell)
   local fate = p.fate
   while fate do
-    fate.services[cell] = true
+    fate.services[cell] = p
     fate = fate.source
   end
 end
 
 local function service_told(fate, message)
-  for cell in pairs(fate.services) do
+  for cell, p in pairs(fate.services) do
     local err = cell.chain or cell.err
-    if cell.told and err and err.message == message then return true end
+    if cell.told and err and err.message == message
+      and (p.fate == fate or INHERITED[err.code] or not has_been(p)) then return true end
   end
   return false
 end
@@ -88,6 +96,7 @@ end
 
 local function was_told(p, err)
   if has_told(p.fate, err.message) then return true end
+  if p.fate.own then return false end
   local fate = p.fate.source
   while fate do
     if concerns(fate, err) and has_told(fate, err.message) then return true end
@@ -112,7 +121,7 @@ end
 -- that it ends as it would after a failure over there.
 function record.fail(p, err)
   if p.err then return end
-  p.err = err
+  p.err, p.fate.own = err, true
   if p.raw then
     p.spoiled = true
     core.eval(p.raw, "moonfork", "error((...), 0)", err.message)
@@ -123,6 +132,7 @@ end
 -- ---- the end ----
 
 local function release(p)
+  p.had_pid = has_been(p)
   if p.raw then core.close(p.raw) end
   p.raw, p.cell.raw = false, false
   owners[p.cell], ending[p] = nil, nil

@@ -156,6 +156,55 @@ for where, broken in pairs(BREAK) do
   end)
 end
 
+-- Failures were told apart by their words: that of a clone which failed by itself was dropped if its template
+-- had failed with the same ones, and the other way round.
+-- A clone and its template, each of which has been forked, and then fails; the first of them has failed when the
+-- second one begins to.
+local function two_failures(t, order)
+  local p = fork.new():eval "function fails() error('lost', 0) end"
+  local pair = {template = p, clone = p:fork()}
+  for _, process in pairs(pair) do t.within(5, function() return process:pid() end) end
+  for _, name in ipairs(order) do
+    local ended
+    pair[name]:on_exit(function() ended = true end)
+    pair[name]:eval "fails()"
+    t.within(10, function() return ended end)
+  end
+  return pair.template, pair.clone
+end
+
+local ORDERS = {["the template first"] = {"template", "clone"}, ["the clone first"] = {"clone", "template"}}
+for name, order in pairs(ORDERS) do
+  local function twice(what, expected, f)
+    story.test(("a clone fails with its template's words, %s, %s: each is told"):format(name, what), function(t)
+      unreported(t, function() f(t, two_failures(t, order)) end, expected)
+    end)
+  end
+  twice("both closed", 2, function(_, p, clone)
+    p:close()
+    clone:close()
+  end)
+  twice("both closed, the clone first", 2, function(_, p, clone)
+    clone:close()
+    p:close()
+  end)
+  twice("both collected", 2, function() end)
+  twice("the clone's run reports", 1, function(t, p, clone)
+    t.error(select(2, clone:run "type"), "REMOTE", "lost")
+    p:close()
+  end)
+  twice("the template's run reports", 1, function(t, p, clone)
+    t.error(select(2, p:run "type"), "REMOTE", "lost")
+    clone:close()
+  end)
+  twice("a call of the clone reports", 1, function(t, p, clone)
+    local rpc = clone:rpc "type"
+    t.error(select(2, rpc:call()), "REMOTE", "lost")
+    rpc:close()
+    p:close()
+  end)
+end
+
 story.test("a worker that dies and a template that is started again are no failure of the chain", function(t)
   unreported(t, function()
     local pool = fork.new():eval "function f(x) if x then os.exit(1) end return 1 end":pool("f", {max = 1})
