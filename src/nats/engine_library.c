@@ -30,7 +30,8 @@
 enum {
   EXIT_MS = CONNECT_MS + 500,
   COPY_EXIT_S = 5, /* that exit takes in a forked copy */
-  END_MS = 10000   /* of libnats's threads */
+  END_MS = 10000,  /* of libnats's threads */
+  POSTS_MS = 1000  /* and of what they have to do before */
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -39,6 +40,14 @@ static unsigned users, nsecure;
 static int ours, is_exiting;
 static struct timespec last; /* that exit waits for, once is_exiting */
 static pid_t opened_by;
+
+static void put_deadline(struct timespec *t, long ms) {
+  clock_gettime(CLOCK_REALTIME, t);
+  t->tv_sec += ms / 1000;
+  t->tv_nsec += ms % 1000 * 1000000L;
+  t->tv_sec += t->tv_nsec / 1000000000L;
+  t->tv_nsec %= 1000000000L;
+}
 
 /* ---- the end of the process ---- */
 
@@ -65,20 +74,12 @@ static void on_exit_of_copy(int status) {
 
 #endif
 
-static void begin_exit(void) {
-  clock_gettime(CLOCK_REALTIME, &last);
-  last.tv_sec += EXIT_MS / 1000;
-  last.tv_nsec += EXIT_MS % 1000 * 1000000L;
-  last.tv_sec += last.tv_nsec / 1000000000L;
-  last.tv_nsec %= 1000000000L;
-}
-
 /* Called twice (engine_secure_ready): with one time limit. */
 static void wait_for_attempts(void) {
   engine_handshake_exit();
   pthread_mutex_lock(&mutex);
   if (!is_exiting)
-    begin_exit();
+    put_deadline(&last, EXIT_MS);
   is_exiting = 1;
   while (nsecure > 0 && pthread_cond_timedwait(&secure_over, &mutex, &last) == 0)
     ;
@@ -205,10 +206,41 @@ int engine_library_open(void) {
   return rc;
 }
 
+/* What libnats's threads have not delivered when it is closed it forgets; and with the end
+ * of a subscription that, its connection and the post. They need microseconds for it. The
+ * mutex is not the one that is held while libnats is closed, which waits for them. */
+static pthread_mutex_t posts_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t posts_over = PTHREAD_COND_INITIALIZER;
+static unsigned nposts;
+
+void engine_post_begin(void) {
+  pthread_mutex_lock(&posts_mutex);
+  nposts++;
+  pthread_mutex_unlock(&posts_mutex);
+}
+
+void engine_post_end(void) {
+  pthread_mutex_lock(&posts_mutex);
+  if (--nposts == 0)
+    pthread_cond_broadcast(&posts_over);
+  pthread_mutex_unlock(&posts_mutex);
+}
+
+static void wait_for_posts(void) {
+  struct timespec late;
+  put_deadline(&late, POSTS_MS);
+  pthread_mutex_lock(&posts_mutex);
+  while (nposts > 0 && pthread_cond_timedwait(&posts_over, &posts_mutex, &late) == 0)
+    ;
+  pthread_mutex_unlock(&posts_mutex);
+}
+
 void engine_library_close(void) {
   pthread_mutex_lock(&mutex);
-  if (--users == 0 && ours && !is_exiting && !has_other_copy())
+  if (--users == 0 && ours && !is_exiting && !has_other_copy()) {
+    wait_for_posts();
     nats_CloseAndWait(END_MS);
+  }
   pthread_mutex_unlock(&mutex);
 }
 

@@ -151,6 +151,10 @@ void engine_secure_begin(void);
 void engine_secure_ready(void);
 void engine_secure_end(void);
 
+/* Between these libnats has a subscription that ends by one of its threads. Any thread. */
+void engine_post_begin(void);
+void engine_post_end(void);
+
 /* Between these a write to a socket that the server has closed raises no SIGPIPE in this
  * thread. */
 struct engine_quiet {

@@ -117,6 +117,7 @@ static void on_complete(void *data) {
   struct post *post = data;
   mailbox_drop(post->box);
   free(post);
+  engine_post_end();
 }
 
 static void sub_free(struct engine_sub *s) {
@@ -193,10 +194,14 @@ static natsStatus subscribe_by_thread(struct engine *e, struct engine_sub *s) {
     free(post);
     return rc;
   }
+  engine_post_begin();
   pthread_mutex_lock(&e->box->mutex);
   e->box->refs++;
   pthread_mutex_unlock(&e->box->mutex);
-  return natsSubscription_SetOnCompleteCB(s->nats, on_complete, post);
+  rc = natsSubscription_SetOnCompleteCB(s->nats, on_complete, post);
+  if (rc != NATS_OK)
+    engine_post_end();
+  return rc;
 }
 
 /* What fails is tried again with the next connection. */
