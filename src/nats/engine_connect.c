@@ -69,7 +69,8 @@ void mailbox_drop(struct mailbox *box) {
 
 /* ---- libnats's adapter ----
  * In the thread of the attempt these only note; from then on all that libnats does is
- * done on the loop. */
+ * done on the loop, but for the thread of a subscription that is drained (engine_quit):
+ * it flushes the connection, which the loop has to be told of. */
 
 static natsStatus on_attach(void **user, void *loop, natsConnection *nc, natsSock fd) {
   struct mailbox *box = loop;
@@ -89,6 +90,12 @@ static natsStatus on_read(void *user, bool add) {
 static natsStatus on_write(void *user, bool add) {
   struct mailbox *box = user;
   box->writing = add;
+  if (add && !pthread_equal(pthread_self(), box->loop_thread)) {
+    pthread_mutex_lock(&box->mutex);
+    if (box->tried && box->wake)
+      uv_async_send(box->wake);
+    pthread_mutex_unlock(&box->mutex);
+  }
   return NATS_OK;
 }
 

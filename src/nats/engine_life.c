@@ -336,6 +336,7 @@ static void up(struct engine *e) {
 static void attempt_over(struct engine *e) {
   pthread_join(e->thread, NULL);
   uv_timer_stop(&e->timer);
+  e->box->loop_thread = pthread_self();
   e->connecting = 0;
   e->has_tried = 1;
   e->tls |= e->box->is_secure;
@@ -376,6 +377,8 @@ static void on_wake(uv_async_t *wake) {
   if (e->connecting && tried)
     attempt_over(e);
   engine_take_mail(e);
+  if (e->nc && e->box->writing)
+    engine_touch(e);
   finish(e);
 }
 

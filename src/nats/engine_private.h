@@ -10,6 +10,7 @@
 #include <nats/nats.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 
 enum {
   ENGINE_ID = 22,
@@ -36,7 +37,8 @@ struct mailbox {
   /* Of the connection, whose adapter has this for its user data. In the attempt's thread
    * until `tried`, then the loop's: */
   natsSock fd;
-  int writing;      /* libnats waits until the socket takes bytes */
+  atomic_int writing; /* libnats waits until the socket takes bytes; any thread */
+  pthread_t loop_thread;
   int lost;         /* libnats has closed it */
   uv_poll_t *poll;  /* NULL: the loop does not watch it */
   int is_abandoned; /* the engine is gone: the thread closes the library */
