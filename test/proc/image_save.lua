@@ -229,6 +229,7 @@ image_story("files that can't be used are the process's first failure, with the 
     local f = assert(io.open(bad, "wb"))
     f:write(text)
     f:close()
+    kit.chmod(bad, tonumber("600", 8)) -- whatever the umask is
     options = options or {}
     options.image = bad
     local socket, err = fork.new_exec(options):run "type"
