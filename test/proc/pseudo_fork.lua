@@ -63,7 +63,7 @@ story.test("where C is in the way fork says which function it is, and where it w
       local pid, err
       f(function() pid, err = fork() return false end)
       assert(pid == nil and err.code == "FORK_FAILED", pid)
-      print((tostring(err):gsub("/[^ ]*/", "")))
+      print((tostring(err):gsub("%S*/", "")))
     end
     tell(function(f) ("x"):gsub("x", f) end)
     tell(function(f) table.sort({2, 1}, f) end)
