@@ -287,7 +287,9 @@ story.test("another early takes the place of the first", function(t)
     version = 1
     local first = early()
     version = 2
+    local nfds = #kit.ls "/proc/self/fd"
     early()
+    assert(#kit.ls "/proc/self/fd" == nfds, "the first one's descriptors are closed")
     wait_for("the first one was reaped", function() return not kit.processes()[first] end)
     local p = fork.new():eval "function f(s) s:write(version) end"
     io.write(assert(p:run "f"):read "a")

@@ -424,6 +424,9 @@ static void test_requests_that_the_program_writes_itself(void **state) {
   far->page->npassed--;
   assert_int_equal(write_direct(far, &d, SAID, SOME), 0); /* what was said on the side */
   permit(far, &d, SAID);
+  assert_int_equal(buf_put(&far->out, "x", 1), 0); /* what is not even said there */
+  assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
+  buf_consume(&far->out, 1);
   far->page->is_claimed = 1;
   assert_int_equal(write_direct(far, &d, SAID, SOME), 0);
   far->page->is_claimed = 0;

@@ -24,6 +24,7 @@ static struct turn turns;
 static int to_it, from_it, input, user; /* input: the program's copy of the stream */
 static int ended;
 static unsigned nanswered;
+static uint64_t root_cookie;
 static struct buf in;
 
 static int on_frame(struct mux *m, const struct link_frame *f) {
@@ -75,6 +76,7 @@ static int setup(void **state) {
   assert_int_equal(fcntl(from_it, F_SETFL, O_NONBLOCK), 0);
   input = dup(up[1]);
   assert_int_equal(mux_open(&mux, down[0], up[1]), 0);
+  root_cookie = sock_cookie(local[1]);
   assert_int_equal(mux_add(&mux, LINK_CHANNEL_ROOT, local[1], MUX_BOTH), 0);
   mux_begin(&mux, WINDOW);
   mux_share(&mux, &page);
@@ -375,6 +377,15 @@ static void test_a_ticket_ends_with_its_channel(void **state) {
   close(fd);
 }
 
+/* Of a channel that is freed nothing is told. */
+static void test_a_ticket_ends_with_its_link(void **state) {
+  int fd = open_direct();
+  mux_drop_all(&mux);
+  assert_int_equal(page.direct[PLACE].ticket, 0);
+  assert_null(mux.direct[PLACE]);
+  close(fd);
+}
+
 static void test_a_place_is_another_sockets(void **state) {
   int fd = open_direct(), pair[2];
   assert_int_equal(sock_pair(pair, 0), 0);
@@ -385,9 +396,11 @@ static void test_a_place_is_another_sockets(void **state) {
   assert_int_equal(page.direct[PLACE].channel, LINK_NEAR_FIRST + 4);
   mux_direct(&mux, PLACE, TICKET + 2, sock_cookie(user)); /* nobody's here */
   mux_direct(&mux, PLACE + 1, TICKET + 3, 0);
+  mux_direct(&mux, PLACE + 2, TICKET + 4, root_cookie); /* where its FORKs are counted */
   turn_for(5);
   assert_int_equal(page.direct[PLACE].ticket, 0);
   assert_int_equal(page.direct[PLACE + 1].ticket, 0);
+  assert_int_equal(page.direct[PLACE + 2].ticket, 0);
   close(pair[0]);
   close(fd);
 }
@@ -470,6 +483,7 @@ int main(void) {
       TEST(test_a_window_for_bytes_that_are_not_said_to_be_written),
       TEST(test_a_socket_is_not_read_while_the_program_writes),
       TEST(test_a_ticket_ends_with_its_channel),
+      TEST(test_a_ticket_ends_with_its_link),
       TEST(test_a_place_is_another_sockets),
       TEST(test_more_than_the_window_ends_the_link),
       TEST(test_a_handle_behind_a_word_that_is_cut),
