@@ -336,6 +336,23 @@ story.test("a command that has not greeted ends with all that it has started", f
   end
 end)
 
+-- The near end is their parent: as zombies they would stay for as long as a login takes.
+story.test("what has lost its parent during a login is reaped", function(t)
+  local pids = t:file("pids", "")
+  local p = fork.remote {command = {"sh", "-c",
+    ("for i in 1 2 3; do (sh -c 'echo $$ >>\"$1\"' sh '%s' &); done; exec sleep 100"):format(pids)}}
+  p:run("f", function() end)
+  t.within(20, function() return #numbers(t, pids) == 3 end, "they have run")
+  t.within(20, function()
+    local processes = kit.processes()
+    for _, pid in ipairs(numbers(t, pids)) do
+      if processes[pid] then return false end
+    end
+    return true
+  end, "they are no zombies either")
+  p:close()
+end)
+
 -- Nothing was signalled but the shell.
 story.test("the same on a kernel without pidfds", function(t)
   for _, errno in ipairs {"ENOSYS", "EPERM"} do
