@@ -17,6 +17,7 @@ enum {
   HUGE_BYTES = 4 * 1024 * 1024, /* nor begun in the turn that took it in */
   TAKE_BYTES = 32 * 1024,       /* is taken where it lies, and not copied */
   STEP_EFFORT = 4096,           /* values between two looks at the clock */
+  COUNTED_MIN = 4096,           /* a short one takes its time, too, before what is next */
   TURN_NS = 8 * 1000 * 1000     /* for all that is read in one turn */
 };
 #define UNDELIVERED_MAX ((size_t)64 << 20)
@@ -114,6 +115,8 @@ static int reply_fill(struct reply *r, const mf_message *m) {
   r->size = m->length;
   r->nfds = m->nfds;
   r->counted = sizeof *r + m->length;
+  if (r->counted < COUNTED_MIN)
+    r->counted = COUNTED_MIN;
   r->c.reactor->undelivered += r->counted;
   for (size_t i = 0; i < m->nfds; i++)
     m->fds[i] = -1; /* ours now */
@@ -297,7 +300,8 @@ void reply_read_on(lua_State *L, struct reactor *r) {
 }
 
 int reply_is_full(const struct reactor *r) {
-  return r->undelivered > UNDELIVERED_MAX && !list_empty(&r->reading);
+  return r->undelivered > UNDELIVERED_MAX &&
+         (!list_empty(&r->reading) || !list_empty(&r->done));
 }
 
 void reply_stop_reading(struct reactor *r) {
