@@ -22,8 +22,11 @@ local function room()
   return math.min(limit - running, numbers - running, most - (tonumber(read "/sys/fs/cgroup/pids.current") or running))
 end
 
--- An eighth of it: what else runs here needs some, too.
-local N = story.scale > 1 and 300 or math.max(300, math.min(6000, room() // 8 | 0))
+-- An eighth of it: what else runs here needs some, too. Each has a descriptor while it lives, and more at
+-- its start.
+testkit.setrlimit("nofile", math.min(select(2, testkit.getrlimit "nofile"), 20000))
+local N = math.min(6000, room() // 8 | 0, testkit.getrlimit "nofile" // 3)
+N = story.scale > 1 and 300 or math.max(300, N)
 -- What bounds a turn is the number of ends in it, however fast the machine is: the poller hands out
 -- 64, and those that waited behind callbacks of collected objects come with them, but no step tells
 -- more than 256. A step of Lua's collector that can't be divided (6,000 objects with their functions
