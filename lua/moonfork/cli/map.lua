@@ -11,7 +11,8 @@ Calls FUNCTION with each line of the files, or of standard input, in the process
 result is a line of the output, in the order of the input; several values are separated by tabs. Lines
 travel in chunks whose size follows the time that calls take. If a call raises an error, the line is
 reported on standard error with its number, and the run ends, unless --keep-going or --max-failures
-say otherwise.]],
+say otherwise. After Ctrl-C or SIGTERM no more lines are read, and those under way are finished; a
+second one ends them at once.]],
   arguments = {
     template.argument,
     {name = "FILE", help = "Input; '-' and none at all mean standard input", many = true, file = true},

@@ -10,7 +10,8 @@ local run = {
 Loads the modules in a template, forks clones of it, and runs FUNCTION in each, as
 f(socket, ARG...). Lines that a clone writes to its socket go to standard output; what it prints goes
 there directly. A clone that reads its socket gets the end of the file at once. The exit code is the
-highest one of all clones; for a clone that was killed it is 128 and the number of the signal.]],
+highest one of all clones; for a clone that was killed it is 128 and the number of the signal. Ctrl-C
+and SIGTERM end the clones by SIGTERM; a second one ends them by SIGKILL.]],
   arguments = {
     {name = "FUNCTION", optional = true,
      help = template.argument.help .. ". Without it, the function that clone.hibernate has suspended in the image of "
