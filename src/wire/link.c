@@ -251,6 +251,17 @@ int link_put_text(struct buf *out, unsigned type, const char *text, size_t lengt
   return put_built(out, type, &body, r);
 }
 
+void link_copy_shown(char *ret, const void *text, size_t n) {
+  const unsigned char *from = text;
+  for (size_t i = 0; i < n; i++) {
+    int is_control = (from[i] < 0x20 && from[i] != '\n' && from[i] != '\t') ||
+                     from[i] == 0x7f ||
+                     /* U+0080 to U+009F */
+                     (i > 0 && from[i - 1] == 0xc2 && from[i] >= 0x80 && from[i] < 0xa0);
+    ret[i] = (char)(is_control ? '?' : from[i]);
+  }
+}
+
 int link_read_text(const struct link_frame *f, char *ret, size_t size) {
   struct reader r;
   size_t n;
@@ -260,7 +271,7 @@ int link_read_text(const struct link_frame *f, char *ret, size_t size) {
     return -EPROTO;
   if (n >= size)
     n = size - 1;
-  memcpy(ret, text, n);
+  link_copy_shown(ret, text, n);
   ret[n] = 0;
   return 0;
 }

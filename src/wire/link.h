@@ -133,9 +133,11 @@ int link_put(struct buf *out, unsigned type, uint32_t channel, const uint32_t *n
 int link_put_bytes(struct buf *out, unsigned type, const void *body, size_t length);
 /* A frame whose body is one str, cut to LINK_TEXT_MAX. */
 int link_put_text(struct buf *out, unsigned type, const char *text, size_t length);
-/* Of such a frame: the text, cut to size - 1 bytes and with a NUL behind it. 0 or
- * -EPROTO.
- */
+/* What somebody behind a command has printed or said is shown to people: each control
+ * character but newline and tab becomes a '?', so that no terminal obeys it. */
+void link_copy_shown(char *ret, const void *text, size_t n);
+/* Of such a frame: the text, as it can be shown, cut to size - 1 bytes and with a NUL
+ * behind it. 0 or -EPROTO. */
 int link_read_text(const struct link_frame *f, char *ret, size_t size);
 /* n numbers from the body; 0 or -EPROTO: it is not exactly that. */
 int link_numbers(const struct link_frame *f, uint32_t *ret, unsigned n);

@@ -175,6 +175,18 @@ static void test_a_text_is_cut(void **state) {
   assert_string_equal(small, "xxxxxxx");
 }
 
+/* The reason that an agent gave for its end reached the terminal of whoever printed the
+ * error. */
+static void test_a_text_is_shown_without_control_characters(void **state) {
+  static const char text[] = "a\tb\n\033[2J\x7f\xc2\x9b"
+                             "31m\xc3\x9b";
+  char shown[64];
+  link_put_text(&b, LINK_FAILED, text, sizeof text - 1);
+  struct link_frame f = arrive(&b, LINK_LAST);
+  assert_int_equal(link_read_text(&f, shown, sizeof shown), 0);
+  assert_string_equal(shown, "a\tb\n?[2J?\xc2?31m\xc3\x9b");
+}
+
 static void test_headers_that_are_refused(void **state) {
   static const struct {
     unsigned type, descriptors;
@@ -215,6 +227,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_forks, setup, teardown),
       cmocka_unit_test_setup_teardown(test_hellos, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_text_is_cut, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_text_is_shown_without_control_characters,
+                                      setup, teardown),
       cmocka_unit_test_setup_teardown(test_headers_that_are_refused, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

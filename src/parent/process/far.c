@@ -316,10 +316,8 @@ static void take_printed(struct far_link *far, const struct link_frame *f) {
   size_t n = f->length;
   if (n > sizeof far->printed - 1 - far->nprinted)
     n = sizeof far->printed - 1 - far->nprinted;
-  for (size_t i = 0; i < n; i++) {
-    unsigned char c = f->body[i];
-    far->printed[far->nprinted++] = (char)(c == '\n' || c == '\t' || c >= 0x20 ? c : '?');
-  }
+  link_copy_shown(far->printed + far->nprinted, f->body, n);
+  far->nprinted += n;
   far->printed[far->nprinted] = 0;
 }
 
