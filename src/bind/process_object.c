@@ -104,7 +104,7 @@ static int sleep_once(struct reactor *r, int fd, short events, int limit_ms) {
       reactor_turn(r);
     else
       reactor_turn_attending(r);
-    if (fd < 0 || !list_empty(&r->done))
+    if (fd < 0 || reactor_has_undelivered(r))
       return 0;
     ms = reactor_timeout(r);
   }
@@ -291,7 +291,7 @@ static int l_run(lua_State *L) {
   }
   lua_Hook hook = lua_gethook(L);
   prepare_to_sleep(r);
-  while (list_empty(&r->done) && !hook_is_new(L, hook)) {
+  while (!reactor_has_undelivered(r) && !hook_is_new(L, hook)) {
     int ready = sleep_once(r, mf_attended_fd(p->process), POLLIN, -1);
     if (ready < 0)
       break;
@@ -362,7 +362,8 @@ static int l_wait(lua_State *L) { /* wait(object [, timeout]) */
   lua_Hook hook = lua_gethook(L);
   prepare_to_sleep(r);
   while (!p->known && !p->failed)
-    if (!list_empty(&r->done) || hook_is_new(L, hook) || sleep_once(r, -1, 0, -1) < 0)
+    if (reactor_has_undelivered(r) || hook_is_new(L, hook) ||
+        sleep_once(r, -1, 0, -1) < 0)
       return slow(L);
   if (p->failed || !list_empty(&r->done)) /* what is told of it comes first */
     return slow(L);
@@ -570,12 +571,12 @@ static int l_wait_on_socket(lua_State *L) {
   double deadline = deadline_set ? (double)uv_hrtime() / 1e9 + lua_tonumber(L, 3) : 0;
   int is_closing = *luaL_checkstring(L, 2) == '\0';
   if (r && !is_closing && !box->has_waiter && !classes_at_work() && !r->embedded &&
-      !r->exposed && list_empty(&r->done) && !callback_is_running(L)) {
+      !r->exposed && !reactor_has_undelivered(r) && !callback_is_running(L)) {
     int fd = (int)luaL_checkinteger(L, 1);
     short events = bind_to_poll(luaL_checkstring(L, 2));
     lua_Hook hook = lua_gethook(L);
     prepare_to_sleep(r);
-    while (list_empty(&r->done) && !hook_is_new(L, hook)) {
+    while (!reactor_has_undelivered(r) && !hook_is_new(L, hook)) {
       double left = deadline_set ? deadline - (double)uv_hrtime() / 1e9 : 0;
       int ready = deadline_set && left <= 0
                       ? 0

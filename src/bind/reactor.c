@@ -231,13 +231,12 @@ void reactor_tidy(lua_State *L, struct reactor *r) {
   }
 }
 
-/* Completions wait, or replies are being read. */
-static int has_undelivered(const struct reactor *r) {
+int reactor_has_undelivered(const struct reactor *r) {
   return !list_empty(&r->done) || !list_empty(&r->reading);
 }
 
 void reactor_arm(struct reactor *r) {
-  if (r->exposed && (r->attention || has_undelivered(r)))
+  if (r->exposed && (r->attention || reactor_has_undelivered(r)))
     uv_async_send(&r->wake);
 }
 
@@ -278,11 +277,11 @@ void reactor_touch(struct reactor *r) {
 
 int reactor_outstanding(struct reactor *r) {
   return r->nwork_watches > 0 || r->nwork_timers > 0 || r->nforeign_work > 0 ||
-         has_undelivered(r) || mf_busy(&r->loop) > 0;
+         reactor_has_undelivered(r) || mf_busy(&r->loop) > 0;
 }
 
 int reactor_timeout(struct reactor *r) {
-  if (has_undelivered(r))
+  if (reactor_has_undelivered(r))
     return 0;
   uv_update_time(&r->loop);
   int ms = uv_backend_timeout(&r->loop);

@@ -114,6 +114,8 @@ void reactor_unattend(struct reactor *r, const mf_process *process); /* NULL: an
 void reactor_arm(struct reactor *r);
 /* Work was given to the library: a host's loop has to stay alive. */
 void reactor_touch(struct reactor *r);
+/* Completions wait, or replies are being read: Lua has to go on with them. */
+int reactor_has_undelivered(const struct reactor *r);
 /* Work under way that the library or this module knows of. */
 int reactor_outstanding(struct reactor *r);
 /* Milliseconds until it wants a turn, -1: none. 0 while completions wait. */
