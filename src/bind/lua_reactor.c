@@ -123,8 +123,7 @@ int lua_reactor_turn(lua_State *L) {
   if (!r)
     return 0;
   reactor_tidy(L, r);
-  if (!reply_is_full(r))
-    reactor_turn(r);
+  reactor_turn(r);
   reply_read_on(L, r);
   if (mf_trace_failed())
     trace_tell(r);

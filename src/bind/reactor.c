@@ -20,6 +20,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define UNDELIVERED_MAX ((size_t)64 << 20)
+
 struct box *box_get(lua_State *L) {
   return lua_touserdata(L, lua_upvalueindex(1));
 }
@@ -257,6 +259,10 @@ void reactor_unattend(struct reactor *r, const mf_process *process) {
 void reactor_turn(struct reactor *r) {
   if (classes_at_work()) /* a message is half made, or half read */
     return;
+  if (r->undelivered > UNDELIVERED_MAX) {
+    reactor_arm(r);
+    return;
+  }
   reactor_unattend(r, NULL);
   reactor_turn_attending(r);
 }

@@ -102,9 +102,10 @@ int reactor_first_had_own_fds(void);
 /* In a forked copy: closes what the process that it is a copy of had here, as the first
  * use would. Whether there was something. */
 int reactor_let_go(lua_State *L);
-/* One turn without waiting; calls no Lua. */
+/* One turn without waiting; calls no Lua. None where so much is undelivered that nothing
+ * more should be taken in. */
 void reactor_turn(struct reactor *r);
-/* The same while the caller polls for the attended one. */
+/* One, at any time, while the caller polls for the attended one. */
 void reactor_turn_attending(struct reactor *r);
 /* The loop need not watch the process, for a call that polls its socket begins; until the
  * loop turns, or another process is attended. */

@@ -20,7 +20,6 @@ enum {
   COUNTED_MIN = 4096,           /* a short one takes its time, too, before what is next */
   TURN_NS = 8 * 1000 * 1000     /* for all that is read in one turn */
 };
-#define UNDELIVERED_MAX ((size_t)64 << 20)
 
 static const struct completion_ops reply_ops;
 
@@ -297,11 +296,6 @@ void reply_read_on(lua_State *L, struct reactor *r) {
     list_append(&r->reading, &due);
     list_push(&r->reading, &next->c.link);
   }
-}
-
-int reply_is_full(const struct reactor *r) {
-  return r->undelivered > UNDELIVERED_MAX &&
-         (!list_empty(&r->reading) || !list_empty(&r->done));
 }
 
 void reply_stop_reading(struct reactor *r) {

@@ -58,8 +58,6 @@ void reply_on_worker(int event, int pid, const char *reason, void *data);
 /* Goes on reading long replies for some milliseconds; those that are read are next in
  * done. */
 void reply_read_on(lua_State *L, struct reactor *r);
-/* Whether so much is undelivered that nothing more should be taken in. */
-int reply_is_full(const struct reactor *r);
 /* Puts what is being read, and what waits for it, back into done, to be forgotten. */
 void reply_stop_reading(struct reactor *r);
 
