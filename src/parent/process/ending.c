@@ -59,9 +59,11 @@ static int runs_threads(const struct mf_process *p) {
   return p->nthreads && (!p->eof || p->hung_up);
 }
 
+/* Whoever gave up its run does not wait for its end either. */
 int ending_is_awaited(const struct mf_process *p) {
   int ends = p->ending == END_BY_FORCE || (p->ending == END_IN_GRACE && !runs_threads(p));
-  return ends && !p->open && p->child && p->state != DEAD;
+  int is_given_up = p->hung_up && p->finish.quiet;
+  return ends && !p->open && p->child && p->state != DEAD && !is_given_up;
 }
 
 /* Who has hung up, or is gone, may have less time already. */
