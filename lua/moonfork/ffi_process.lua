@@ -38,25 +38,17 @@ function process.mark_told(cell, err)
   if is_own(cell, err) then return end
   cell = cell.source
   while cell do
-    if concerns(cell, err) then
-      cell.told[err.message] = true
-    else
-      cell.heard = err.message
-    end
+    if concerns(cell, err) then cell.told[err.message] = true end
     cell = cell.source
   end
 end
 
-local function has_told(cell, err)
-  return cell.told[err.message] or cell.heard == err.message
-end
-
 local function was_told(cell, err)
-  if has_told(cell, err) then return true end
+  if cell.told[err.message] then return true end
   if is_own(cell, err) then return false end
   cell = cell.source
   while cell do
-    if concerns(cell, err) and has_told(cell, err) then return true end
+    if concerns(cell, err) and cell.told[err.message] then return true end
     cell = cell.source
   end
   return false

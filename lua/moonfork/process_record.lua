@@ -56,18 +56,12 @@ local function concerns(fate, err)
   return fate.failure == err.message or INHERITED[err.code]
 end
 
--- heard: the latest that a clone told while this process had not failed. It may be this process's
--- failure, of which the news comes later.
 function record.mark_told(p, err)
   p.fate.told[err.message] = true
   if p.fate.own then return end
   local fate = p.fate.source
   while fate do
-    if concerns(fate, err) then
-      fate.told[err.message] = true
-    else
-      fate.heard = err.message
-    end
+    if concerns(fate, err) then fate.told[err.message] = true end
     fate = fate.source
   end
 end
@@ -91,7 +85,7 @@ local function service_told(fate, message)
 end
 
 local function has_told(fate, message)
-  return fate.told[message] or fate.heard == message or service_told(fate, message)
+  return fate.told[message] or service_told(fate, message)
 end
 
 local function was_told(p, err)

@@ -268,6 +268,18 @@ tests["a clone that fails with the words of its template is told as well"] = fun
   end
 end
 
+tests["a template that fails with the words of a fork that it has refused is told"] = function()
+  local got
+  fork.on_error(function(err) got = err end)
+  local t = template():eval "require('moonfork.clone').before_fork(function() return false, 'no room' end)"
+  is_error(select(2, t:fork():run "hello"), "FORK_FAILED", "^no room$")
+  t:eval "error('no room', 0)":close()
+  within(10, function() return got end, "its failure is told")
+  is_error(got, "REMOTE", "^no room$")
+  fork.loop()
+  fork.on_error(nil)
+end
+
 tests["5,000 calls of an rpc, one at a time and at once"] = function()
   local rpc = template():rpc "upper"
   for i = 1, 500 do eq(rpc("x" .. i), "X" .. i) end

@@ -205,6 +205,16 @@ for name, order in pairs(ORDERS) do
   end)
 end
 
+-- What a clone's run had told was kept at its template, which had not failed, and the template's own failure was
+-- taken for that. (A clone's failure that is its template's, too, is never told before the template's is known.)
+story.test("a template fails with the words of a fork that it has refused: it is told", function(t)
+  t.eq(unreported(t, function()
+    local p = fork.new():eval [[require "moonfork.clone".before_fork(function() return false, "no room" end)]]
+    t.error(select(2, p:fork():run "type"), "FORK_FAILED", "^no room$")
+    p:eval "error('no room', 0)":close()
+  end, 1), "no room")
+end)
+
 story.test("a worker that dies and a template that is started again are no failure of the chain", function(t)
   unreported(t, function()
     local pool = fork.new():eval "function f(x) if x then os.exit(1) end return 1 end":pool("f", {max = 1})
