@@ -80,6 +80,8 @@ pid_t proc_listed(pid_t pid);
 
 /* The parent of a process; 0: not known. */
 pid_t proc_parent(pid_t pid);
+/* When a process was started, in ticks (sysconf(3)) since the boot; 0: not known. */
+unsigned long long proc_started(pid_t pid);
 
 /* Reaps the process behind a pidfd where it is a child of ours (waitid(2) with P_PIDFD,
  * Linux 5.4). 0, or -ECHILD: it is not, or still runs. */

@@ -45,6 +45,16 @@ pid_t proc_parent(pid_t pid) {
   return p && p[0] && p[1] == ' ' ? (pid_t)atol(p + 2) : 0;
 }
 
+unsigned long long proc_started(pid_t pid) {
+  enum { STATE = 3, STARTTIME = 22 }; /* proc(5) */
+  char text[1024], *p = read_stat(pid, text, sizeof text);
+  for (int field = STATE; p && field < STARTTIME; field++) {
+    p = strchr(p, ' ');
+    p += p != NULL;
+  }
+  return p ? strtoull(p, NULL, 10) : 0;
+}
+
 int proc_zombie_status(int pidfd, pid_t pid, int *ret_status) {
   char text[1024], *p = read_stat(pid, text, sizeof text);
   if (!p || *p != 'Z')

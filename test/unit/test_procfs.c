@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SKIPPED = 77, TOUCHED = 32 * 1024 * 1024 };
@@ -71,10 +72,33 @@ static void test_numbers_in_our_own_proc_are_ours(void **state) {
   assert_int_equal(proc_parent(getpid()), getppid());
 }
 
+static unsigned long long ticks_of_boot(void) {
+  struct timespec t;
+  unsigned long long hz = (unsigned long long)sysconf(_SC_CLK_TCK);
+  assert_int_equal(clock_gettime(CLOCK_BOOTTIME, &t), 0);
+  return (unsigned long long)t.tv_sec * hz +
+         (unsigned long long)t.tv_nsec / (1000000000 / hz);
+}
+
+static void test_when_a_process_was_started(void **state) {
+  unsigned long long own = proc_started(getpid()), before = ticks_of_boot();
+  assert_true(own > 0 && own <= before);
+  pid_t pid = fork();
+  if (pid == 0)
+    for (;;)
+      pause();
+  unsigned long long started = proc_started(pid), after = ticks_of_boot();
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+  assert_true(before <= started && started <= after);
+  assert_int_equal(proc_started(pid), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_numbers_in_the_proc_of_another_namespace_are_not_ours),
       cmocka_unit_test(test_numbers_in_our_own_proc_are_ours),
+      cmocka_unit_test(test_when_a_process_was_started),
   };
   return cmocka_run_group_tests_name("procfs", tests, NULL, NULL);
 }
