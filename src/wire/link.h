@@ -134,7 +134,8 @@ int link_put_bytes(struct buf *out, unsigned type, const void *body, size_t leng
 /* A frame whose body is one str, cut to LINK_TEXT_MAX. */
 int link_put_text(struct buf *out, unsigned type, const char *text, size_t length);
 /* What somebody behind a command has printed or said is shown to people: each control
- * character but newline and tab becomes a '?', so that no terminal obeys it. */
+ * character but newline and tab becomes a '?', so that no terminal obeys it. ret may be
+ * text. */
 void link_copy_shown(char *ret, const void *text, size_t n);
 /* Of such a frame: the text, as it can be shown, cut to size - 1 bytes and with a NUL
  * behind it. 0 or -EPROTO. */

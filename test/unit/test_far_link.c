@@ -162,6 +162,27 @@ static void test_a_long_report_is_read_over_turns(void **state) {
   story_free(s);
 }
 
+/* Control characters of two bytes reached the terminal when they came in two pieces. */
+static void test_what_is_printed_in_pieces_has_no_control_characters(void **state) {
+  static const char *pieces[] = {"a\xc2",
+                                 "\x9b"
+                                 "31m\xc2",
+                                 "\x85\xc3", "\x9b\x1b", ""};
+  struct story *s = story_new();
+  int near_end, far;
+  mf_process *t = make_far_template(s, &near_end, &far);
+  struct buf b;
+  buf_init(&b, SIZE_MAX);
+  for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+    assert_int_equal(link_put_bytes(&b, LINK_PRINTED, pieces[i], strlen(pieces[i])), 0);
+  sim_bytes(s->sim, near_end, buf_peek(&b), buf_size(&b));
+  buf_deinit(&b);
+  sim_run(s->sim);
+  assert_string_equal(far_link_printed(t->far), "a\xc2?31m\xc2?\xc3\x9b?");
+  mf_close(t, NULL, NULL);
+  story_free(s);
+}
+
 /* Two that wrote their errors to one slot lost one of them. */
 static void test_the_slot_of_a_far_process_is_not_given_away(void **state) {
   struct story *s = story_new();
@@ -562,6 +583,7 @@ int main(void) {
       cmocka_unit_test(test_processes_of_a_link_learn_of_its_end_over_turns),
       cmocka_unit_test(test_one_that_is_made_meanwhile_learns_of_it),
       cmocka_unit_test(test_a_long_report_is_read_over_turns),
+      cmocka_unit_test(test_what_is_printed_in_pieces_has_no_control_characters),
       cmocka_unit_test(test_who_was_closed_is_not_waited_for),
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_forks_that_the_program_writes_itself),

@@ -312,11 +312,14 @@ static int take_measured(struct far_link *far, const struct link_frame *f) {
   return 0;
 }
 
+/* A character may come in two pieces: the byte before this one is looked at once more. */
 static void take_printed(struct far_link *far, const struct link_frame *f) {
-  size_t n = f->length;
+  size_t n = f->length, again = far->nprinted > 0;
   if (n > sizeof far->printed - 1 - far->nprinted)
     n = sizeof far->printed - 1 - far->nprinted;
-  link_copy_shown(far->printed + far->nprinted, f->body, n);
+  char *at = far->printed + far->nprinted;
+  memcpy(at, f->body, n);
+  link_copy_shown(at - again, at - again, n + again);
   far->nprinted += n;
   far->printed[far->nprinted] = 0;
 }
