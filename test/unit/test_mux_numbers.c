@@ -254,6 +254,23 @@ static void test_a_number_that_is_just_free_is_left_out(void **state) {
   }
 }
 
+/* Who uses one again whose channel is still there does not keep to the protocol: two
+ * channels of one number would get each other's bytes. */
+static void test_a_number_in_use_is_refused(void **state) {
+  for (int side = NEAR; side <= AGENT; side++) {
+    int ends[2];
+    uint32_t step = side == AGENT ? 2 : 4;
+    pass_socket(side, ends);
+    uint32_t id = newest(side);
+    come_round_to(side, id);
+    assert_int_equal(channel_may_come(&muxes[!side], id), -EPROTO);
+    assert_int_equal(channel_may_come(&muxes[!side], id + step), 0);
+    muxes[side].next_id = id + step;
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
@@ -264,6 +281,7 @@ int main(void) {
       T(test_nothing_is_said_of_a_near_ends_channel_that_is_over),
       T(test_nothing_is_said_of_an_agents_channel_that_is_over),
       T(test_a_number_that_is_just_free_is_left_out),
+      T(test_a_number_in_use_is_refused),
   };
   return cmocka_run_group_tests_name("mux_numbers", tests, NULL, NULL);
 }
