@@ -7,6 +7,8 @@
 #include "parent/process/far.h"
 #include "parent/process/far_direct.h"
 #include "parent/process/far_link.h"
+#include "parent/rpc/rpc.h"
+#include "parent/rpc/rpc_record.h"
 #include "wire/link.h"
 #include <limits.h>
 
@@ -482,6 +484,108 @@ static void test_requests_that_the_program_writes_itself(void **state) {
   story_free(s);
 }
 
+/* An rpc that ended kept its place: after some tens of them over one link no other got one,
+ * and each request woke the near end again. */
+static void test_an_rpc_that_ends_gives_its_place_back(void **state) {
+  struct story *s = story_new();
+  int near_end, far_end, input[2];
+  mf_process *t = make_far_template(s, &near_end, &far_end), *q;
+  struct far_link *far = t->far;
+  struct frame command;
+  int fds[SIM_QUEUE];
+  uint32_t table, index;
+  mf_rpc *rpc;
+  assert_int_equal(s->context->backend->ops->pair(s->context->backend, input), 0);
+  far->input = input[0];
+  assert_int_equal(mf_fork(t, &q), 0);
+  assert_int_equal(mf_rpc_new(q, "f", NULL, &rpc), 0);
+  while (sim_command(s->sim, far_end, &command, fds))
+    ;
+  births_place(q->births, q->slot, &table, &index);
+  say(s, near_end, LINK_BORN, (uint32_t[]){table, index, 1, 1}, 4);
+  sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 1, NULL, 0);
+  sim_run(s->sim);
+  assert_int_equal(q->state, RUNNING);
+  for (int i = 0; i < BEFORE; i++)
+    far_direct_expect(far, &rpc->direct, -1, COOKIE);
+  assert_int_not_equal(rpc->direct.ticket, 0);
+  assert_int_equal(far->places, 1);
+  mf_rpc_abort(rpc);
+  assert_int_equal(far->places, 0);
+  mf_rpc_close(rpc, NULL, NULL);
+  say_end(s, near_end, 1);
+  sim_run(s->sim);
+  mf_close(t, NULL, NULL);
+  sim_run(s->sim);
+  s->context->backend->ops->close(s->context->backend, &input[1]);
+  story_free(s);
+}
+
+/* ---- given up before anybody knows whether the function was entered ---- */
+
+/* One whose template has not said hello. *ret_root: the near end's copy of its socket's
+ * other end, which no function here closes. */
+static mf_process *make_far_process(struct story *s, int *ret_near,
+                                    struct sim_fd **ret_root) {
+  const char *command[] = {"ssh", "there", NULL};
+  mf_options o = MF_OPTIONS_INIT;
+  mf_process *t;
+  o.command = command;
+  assert_int_equal(boot_exec(s->context, &o, &t), 0);
+  *ret_near = s->sim->spawned_control;
+  *ret_root = &s->sim->fd[sim_far_end(s->sim, t->chan.fd)];
+  (*ret_root)->closed = 0;
+  t->chan.write_closed = 0;
+  return t;
+}
+
+/* What the near end passes on to the agent that has greeted may be executed; the greeting
+ * had not been read when the process was closed. */
+static void test_an_unread_greeting_counts(void **state) {
+  for (int greets = 0; greets <= 1; greets++) {
+    struct story *s = story_new();
+    struct sim_fd *root;
+    int near_end;
+    mf_process *t = make_far_process(s, &near_end, &root);
+    assert_int_equal(mf_run(t, "f", on_run, s), 0);
+    sim_run(s->sim);
+    assert_int_equal(t->state, STARTING);
+    if (greets)
+      say(s, near_end, LINK_HELLO, NULL, 0);
+    mf_close(t, NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->run_error, MF_ECANCELLED);
+    assert_int_equal(s->run_started, greets ? MF_STARTED_UNKNOWN : MF_STARTED_NO);
+    root->closed = 1;
+    story_free(s);
+  }
+}
+
+/* The FORK of a clone waits in the near end, and is passed on when an agent greets, unless
+ * the link is lost before. */
+static void test_a_fork_that_waits_for_the_agent_may_come_to_something(void **state) {
+  for (int is_lost = 0; is_lost <= 1; is_lost++) {
+    struct story *s = story_new();
+    struct sim_fd *root;
+    int near_end;
+    mf_process *t = make_far_process(s, &near_end, &root), *q;
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_run(q, "f", on_run, s), 0);
+    sim_run(s->sim);
+    assert_int_equal(q->state, STARTING);
+    if (is_lost)
+      sim_hang_up(s->sim, near_end);
+    mf_close(q, NULL, NULL);
+    sim_run(s->sim);
+    assert_int_equal(s->runs, 1);
+    assert_int_equal(s->run_started, is_lost ? MF_STARTED_NO : MF_STARTED_UNKNOWN);
+    root->closed = 1;
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 static void fork_and_end(struct story *s, struct far_link *far, int near_end) {
   struct far_fork fork;
   uint32_t before = told;
@@ -588,6 +692,9 @@ int main(void) {
       cmocka_unit_test(test_forgotten_forks_count_until_they_are_answered),
       cmocka_unit_test(test_forks_that_the_program_writes_itself),
       cmocka_unit_test(test_requests_that_the_program_writes_itself),
+      cmocka_unit_test(test_an_rpc_that_ends_gives_its_place_back),
+      cmocka_unit_test(test_an_unread_greeting_counts),
+      cmocka_unit_test(test_a_fork_that_waits_for_the_agent_may_come_to_something),
       cmocka_unit_test(test_a_row_of_forks_is_said_to_be_one),
       cmocka_unit_test(test_a_row_ends_with_a_process_whose_answer_was_watched),
       cmocka_unit_test(test_an_answer_that_is_polled_for_is_not_watched),
