@@ -295,7 +295,7 @@ static void hear(struct far *f, struct far_node *n, const struct frame *c,
     n->ended = 1;
   if (c->type == RPC_FORK)
     promote(f, n, c, fds);
-  if (c->type != RPC_CALL || !c->id)
+  if ((c->type != RPC_CALL && c->type != RPC_CHUNK) || !c->id)
     return;
   assert(n->ncalls < FAR_CALLS);
   n->call[n->ncalls] = c->id;

@@ -10,8 +10,11 @@
 #include "parent/start/boot.h"
 #include "parent/start/default_template.h"
 #include "pool_kit.h"
+#include "wire/chunk.h"
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static void test_workers_come_one_by_one(void **state) {
   static const unsigned expected[] = {1, 2, 3, 4, 4};
@@ -523,6 +526,76 @@ static void on_failure(const mf_error *e, const mf_message *m, void *data) {
   nfailed++;
 }
 
+/* ---- chunks of items ---- */
+
+/* What a worker has left in the record of a chunk, which is a file. */
+static void put_record(int fd, uint32_t entered, uint32_t finished) {
+  struct chunk_record record = {.entered = entered, .finished = finished};
+  assert_int_equal(pwrite(fd, &record, sizeof record, 0), sizeof record);
+}
+
+/* The items that the first one has finished are answers of its own, and none of those that
+ * get the chunk after it: they have given none, and the next is replaced later. */
+static void test_finished_items_are_the_answers_of_one_worker(void **state) {
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  int fd = fileno(file);
+  mf_message m = {"items", 5, &fd, 1};
+  mf_call_options o = MF_CALL_OPTIONS_INIT;
+  o.chunk = o.idempotent = 1;
+  options.max = 1;
+  options.backoff_min_ms = 100;
+  options.backoff_max_ms = 10000;
+  rpc_options.handles = 1;
+  begin();
+  put_record(fd, 0, 0);
+  assert_int_equal(mf_pool_call(pool, &m, &o, on_reply, &call[ncalls], &id[ncalls]), 0);
+  ncalls++;
+  far_run(far);
+  assert_int_equal(far_worker(far, 0)->ncalls, 1);
+  put_record(fd, 2, 1);
+  for (int i = 0; i < 2; i++) {
+    far_die(far, far_worker(far, 0), SIGKILL);
+    far_run(far);
+    assert_int_equal(call[0].told, 0);
+    far_advance(far, 100);
+    assert_int_equal(far_worker(far, 0)->ncalls, 1);
+  }
+  far_die(far, far_worker(far, 0), SIGKILL); /* the second in a row without an answer */
+  ask("next", 0);
+  far_run(far);
+  assert_int_equal(call[0].code, MF_ECLONE_DIED);
+  far_advance(far, 100);
+  assert_int_equal(far_nworkers(far), 0);
+  far_advance(far, 100);
+  assert_int_equal(far_nworkers(far), 1);
+  answer_all();
+  assert_int_equal(call[1].code, 0);
+  fclose(file);
+}
+
+/* A worker can make its file shorter: then nothing is known of its items. */
+static void test_a_record_that_is_too_short_is_none(void **state) {
+  char head[CHUNK_RECORD_HEAD];
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  int fd = fileno(file);
+  mf_message m = {"items", 5, &fd, 1}, bare = {"items", 5, NULL, 0};
+  struct payload *p;
+  begin();
+  put_record(fd, 2, 1);
+  assert_int_equal(payload_new(&m, &context->blockcache, NULL, &p), 0);
+  assert_int_equal(payload_read_file(p, head, sizeof head), 0);
+  assert_true(chunk_record_has_finished(head));
+  assert_int_equal(ftruncate(fd, sizeof head - 1), 0);
+  assert_int_equal(payload_read_file(p, head, sizeof head), -ENODATA);
+  payload_drop(p);
+  assert_int_equal(payload_new(&bare, &context->blockcache, NULL, &p), 0);
+  assert_int_equal(payload_read_file(p, head, sizeof head), -EBADF);
+  payload_drop(p);
+  fclose(file);
+}
+
 /* A pool that is given up with thousands of calls in its queue: they fail as many in a
  * turn, in their order. */
 static void test_a_queue_is_dropped_over_turns(void **state) {
@@ -578,6 +651,8 @@ int main(void) {
       STORY(test_on_worker_is_told_of_starts_and_ends),
       STORY(test_on_worker_knows_no_worker_that_never_was),
       STORY(test_report_of_a_drain),
+      STORY(test_finished_items_are_the_answers_of_one_worker),
+      STORY(test_a_record_that_is_too_short_is_none),
       STORY(test_a_queue_is_dropped_over_turns),
   };
   return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
