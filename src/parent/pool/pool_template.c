@@ -117,7 +117,7 @@ static int is_awaited(struct pool_template *t) {
   process_hook_exit(p, on_template_end, t);
   p->threads_hook.cb = on_left;
   p->threads_hook.data = t;
-  return 1;
+  return t->waits;
 }
 
 int pool_awaits_templates(struct mf_pool *pool) {
