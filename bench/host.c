@@ -3,7 +3,8 @@
  *
  *   host spawn|first INFLIGHT HEAP_MIB SPARES [PAUSE_US]    see bench.h
  *   host exec COUNT                microseconds from mf_new_exec to the entered function
- *   host clones COUNT              COUNT idle clones at once: seconds, memory of one
+ *   host clones COUNT              COUNT idle clones at once, or as many as the limit of
+ *                                  descriptors (nofile) allows: seconds, memory of one
  *   host memory HEAP_MIB TABLES    private bytes of a clone, idle and after TABLES tables
  *
  * A process has ended when the end of its socket, its exit status and the close callback
@@ -227,20 +228,33 @@ static void on_rest(mf_process *p, const mf_error *error, int socket, void *data
   nresting++;
 }
 
-static void raise_nofile(void) {
+static rlim_t raise_nofile(void) {
   struct rlimit r;
   getrlimit(RLIMIT_NOFILE, &r);
   r.rlim_cur = r.rlim_max;
   setrlimit(RLIMIT_NOFILE, &r);
+  return r.rlim_cur;
+}
+
+enum { FDS_OF_ONE = 2, OTHER_FDS = 64 }; /* its socket and its pidfd */
+
+static int fitting(int count, rlim_t nofile) {
+  rlim_t most = nofile > OTHER_FDS ? (nofile - OTHER_FDS) / FDS_OF_ONE : 0;
+  if (most == 0) {
+    fprintf(stderr, "%llu descriptors are too few\n", (unsigned long long)nofile);
+    exit(1);
+  }
+  return most < (rlim_t)count ? (int)most : count;
 }
 
 static void clones(int count) {
+  rlim_t nofile = raise_nofile();
+  count = fitting(count, nofile);
   mf_process **p = calloc((size_t)count, sizeof *p);
   int *sockets = calloc((size_t)count, sizeof *sockets);
   mf_memory_info first = {0}, last = {0};
   if (!p || !sockets)
     give_up("calloc");
-  raise_nofile();
   template = open_template(0, 0);
   double start = now_us();
   for (int i = 0; i < count; i++) {
@@ -259,10 +273,11 @@ static void clones(int count) {
     close(sockets[i]);
   }
   close_template(template);
-  printf("clones %d\nseconds %.3f\nprivate_first %llu\nprivate_last %llu\nend_seconds "
-         "%.3f\n",
-         count, (started - start) / 1e6, (unsigned long long)first.uss,
-         (unsigned long long)last.uss, (now_us() - started) / 1e6);
+  printf("clones %d\nnofile %llu\nseconds %.3f\nprivate_first %llu\nprivate_last %llu\n"
+         "end_seconds %.3f\n",
+         count, (unsigned long long)nofile, (started - start) / 1e6,
+         (unsigned long long)first.uss, (unsigned long long)last.uss,
+         (now_us() - started) / 1e6);
   free(p);
   free(sockets);
 }

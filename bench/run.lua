@@ -406,6 +406,12 @@ function cases.clones()
     say("%d clones: failed (limits on processes or descriptors?)", n)
     return
   end
+  if f.clones < n then
+    say("%d clones were to run at once. Each needs two descriptors here, and the hard limit of this process is " ..
+        "%.0f: these are %d. Raise it (`ulimit -Hn`, LimitNOFILE= of a service) for all of them.", n, f.nofile,
+        f.clones)
+    say("")
+  end
   say("%d clones of one template run and wait, after %.1f s (%.0f per second). Private memory of " ..
       "the first: %.0f KiB, of the last: %.0f KiB. All ended and reported %.1f s later.", f.clones,
       f.seconds, f.clones / f.seconds, f.private_first / 1024, f.private_last / 1024,

@@ -65,6 +65,18 @@ story.test("an interrupt ends it with 130, and nothing stays behind", {deadline 
   t.eq(running.err(), "")
 end)
 
+-- The measurement failed, and the report guessed why. A system that gives all of 1,024 descriptors is usual.
+story.test("so many clones at once as the hard limit of descriptors allows, and the report says so", function(t)
+  local few = "sh -c 'ulimit -n 800; exec \"$@\"' sh"
+  local out, err, code = bench("--quick clones", {env = few})
+  t.eq(err, "")
+  t.eq(code, 0)
+  local wanted, limit, count =
+    out:match "\n(%d+) clones were to run at once%..* of this process is (%d+): these are (%d+)%."
+  t.eq({wanted, limit}, {"500", "800"}, out)
+  t.match(out, ("\n%s clones of one template run and wait, after [%%d.]+ s "):format(count))
+end)
+
 -- It came while the process that executes the program was waited for, which was not known to run yet:
 -- nobody ended it, and the measurement waited for the program, up to two minutes.
 story.test("an interrupt while a program is started ends it, too", function(t)
