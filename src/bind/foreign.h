@@ -48,6 +48,8 @@ struct foreign_maker { /* a userdata with that metatable */
   int (*open)(struct foreign_maker *maker, struct uv_loop_s *loop,
               const struct foreign_pool *pool, mf_event_cb on_event, void *event_data,
               void **ret);
+  /* Why open gave that code, where it alone does not tell; or NULL. */
+  const char *(*refusal)(int code);
 };
 
 #endif

@@ -56,7 +56,13 @@ static int l_foreign_new(lua_State *L) {
     service_unhold(of);
   if (rc == 0)
     r->nforeign++;
-  return service_fill(L, s, rc);
+  int n = service_fill(L, s, rc);
+  const char *why = rc < 0 ? maker->refusal(rc) : NULL;
+  if (why) {
+    lua_pushstring(L, why);
+    lua_setfield(L, -2, "message");
+  }
+  return n;
 }
 
 /* foreign_object(raw) -> light userdata; or nil: it has ended */

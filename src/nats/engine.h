@@ -50,8 +50,13 @@ typedef void engine_state_cb(struct engine *e, void *data);
  */
 typedef void engine_answer_cb(int code, const struct engine_message *m, void *data);
 
+/* What a user can do who has no room for threads. */
+#define ENGINE_THREADS_HINT                                                              \
+  "raise the limit on processes and threads (ulimit -u; TasksMax= of a service, or "     \
+  "pids.max of a control group)"
+
 /* The first attempt begins at once. The callback hears each change of the state. 0,
- * -ENOMEM or what libuv says. */
+ * -ENOMEM, -EAGAIN where libnats can't start its threads, or what libuv says. */
 int engine_new(uv_loop_t *loop, const struct engine_options *o, engine_state_cb *on_state,
                void *data, struct engine **ret);
 /* Closes subscriptions without a callback, ends requests with MF_ECANCELLED (before

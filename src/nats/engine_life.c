@@ -217,8 +217,8 @@ static void begin(struct engine *e) {
     return;
   }
   e->state = ENGINE_DOWN;
-  snprintf(e->reason, sizeof e->reason, "no thread for the connection: %s",
-           strerror(-rc));
+  snprintf(e->reason, sizeof e->reason, "no thread for the connection (%s)%s",
+           strerror(-rc), rc == -EAGAIN ? ": " ENGINE_THREADS_HINT : "");
   retry_later(e);
 }
 

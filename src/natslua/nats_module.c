@@ -323,13 +323,17 @@ static void read_options(lua_State *L, int idx, mf_nats_options *o) {
 #undef NUMBER
 }
 
+static const char *make_refusal(int code) {
+  return code == -EAGAIN ? "libnats can't start its threads: " ENGINE_THREADS_HINT : NULL;
+}
+
 static int push_maker(lua_State *L, const struct foreign_ops *ops,
                       int (*open)(struct foreign_maker *, struct uv_loop_s *,
                                   const struct foreign_pool *, mf_event_cb, void *,
                                   void **)) {
   luaL_checktype(L, 1, LUA_TTABLE);
   struct maker *m = lua_newuserdatauv(L, sizeof *m, 1);
-  *m = (struct maker){.base = {ops, open}};
+  *m = (struct maker){.base = {ops, open, make_refusal}};
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, BIND_FOREIGN);

@@ -37,6 +37,7 @@ static const struct {
 } calls[] = {
     {"pidfd_open", SYS_pidfd_open},
     {"close_range", SYS_close_range},
+    {"clone", SYS_clone},
     {"clone3", SYS_clone3},
     {"prctl", SYS_prctl},
     {"execveat", SYS_execveat},

@@ -5,6 +5,7 @@
 local story = require "story"
 local fork = require "moonfork"
 local helper = require "nats"
+local host = require "host"
 local kit = story.kit
 
 local HELLO = 'INFO {"server_id":"x","version":"2.9.10","proto":1,"headers":true,"max_payload":1048576,'
@@ -185,6 +186,26 @@ test("a copy that the program has forked itself ends by exit, whatever stands st
   local text = pipe:read "a"
   pipe:close()
   t.eq(text, "left status 7\n")
+end)
+
+-- It heard "Resource temporarily unavailable", and not of what.
+test("a program that may start no threads hears what it needs them for, and what to do", function(t)
+  local h <close> = host.start(t, [[
+    local nats = require "moonfork.nats"
+    local url = "nats://127.0.0.1:1"
+    local far = nats.pool(url, {subject = "w"})
+    local _, err = far:call(1)
+    print(err.code, err.started, err)
+    _, err = nats.watch(url)
+    print(err.code, err)
+    print "end"
+  ]], {before = {host.tool(t, "seccomp_run"), "EPERM", "clone,clone3"}})
+  local how, number = h:ends(30)
+  if number == 77 then t.skip "no filter of system calls can be set here" end
+  t.eq({how, number}, {"exit", 0}, h:err())
+  local text = "libnats can't start its threads: raise the limit on processes and threads %(ulimit %-u; TasksMax= of "
+    .. "a service, or pids.max of a control group%)\n"
+  t.match(h:out(), "^LIMIT\tno\t" .. text .. "LIMIT\t" .. text .. "end\n$")
 end)
 
 story.done()
