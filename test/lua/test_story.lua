@@ -53,6 +53,22 @@ plant("a story that does not end is interrupted", [[
   kit.deadline(1, 5)
   while true do end]], "deadline has passed")
 
+-- On a loaded machine the time was over after a look that had seen such a moment.
+story.test("the last look does not count that comes between an end and the turn that tells it", function(t)
+  local out, code = run(t, [[
+    story.test("ends", function()
+      local step, now, late = fork.step, kit.now, 0
+      kit.now = function() return now() + late end
+      fork.step = function(seconds) -- of the first look
+        fork.step, late = step, 10
+        step(seconds)
+        return true
+      end
+    end)
+  ]])
+  t.eq(code, 0, out)
+end)
+
 story.test("a story that is stuck in C ends the file", {deadline = 40}, function(t)
   local _, code = run(t, [[
     story.test("stuck", {deadline = 1}, function() kit.msleep(60000) end)
