@@ -33,22 +33,32 @@ local function concerns(cell, err)
   return cell.err and cell.err.message == err.message or INHERITED[err.code]
 end
 
-function process.mark_told(cell, err)
-  cell.told[err.message] = true
+-- how: true, or "posted" until on_error gets it: it is no news any more where a call has reported it
+-- meanwhile.
+local function mark(cell, err, how)
+  cell.told[err.message] = how
   if is_own(cell, err) then return end
   cell = cell.source
   while cell do
-    if concerns(cell, err) then cell.told[err.message] = true end
+    if concerns(cell, err) then cell.told[err.message] = how == true or cell.told[err.message] or how end
     cell = cell.source
   end
 end
 
-local function was_told(cell, err)
-  if cell.told[err.message] then return true end
+function process.mark_told(cell, err) mark(cell, err, true) end
+
+-- is_heard: it has reached somebody, and is not only on its way.
+local function has_told(cell, err, is_heard)
+  local told = cell.told[err.message]
+  return told == true or told and not is_heard
+end
+
+local function was_told(cell, err, is_heard)
+  if has_told(cell, err, is_heard) then return true end
   if is_own(cell, err) then return false end
   cell = cell.source
   while cell do
-    if concerns(cell, err) and cell.told[err.message] then return true end
+    if concerns(cell, err) and has_told(cell, err, is_heard) then return true end
     cell = cell.source
   end
   return false
@@ -56,8 +66,12 @@ end
 
 function process.tell_unreported(cell, err)
   if was_told(cell, err) then return end
-  process.mark_told(cell, err)
-  reactor.post_failure(err)
+  mark(cell, err, "posted")
+  reactor.post_failure(err, function()
+    local is_news = not was_told(cell, err, true)
+    process.mark_told(cell, err)
+    return is_news
+  end)
 end
 
 -- The chain has failed on this side of the socket. The process is made to fail as well, so that

@@ -71,8 +71,10 @@ function reactor.call_user(f, ...)
   handler(failure[1], failure[2])
 end
 
-function reactor.post_failure(err)
+-- Where is_news is given, if that gives true then.
+function reactor.post_failure(err, is_news)
   reactor.post(function()
+    if is_news and not is_news() then return end
     if not handler then error(err, 0) end
     handler(err, err.traceback)
   end)

@@ -56,15 +56,19 @@ local function concerns(fate, err)
   return fate.failure == err.message or INHERITED[err.code]
 end
 
-function record.mark_told(p, err)
-  p.fate.told[err.message] = true
+-- how: true, or "posted" until on_error gets it: it is no news any more where a call has reported it
+-- meanwhile, as the run of a clone does that is told just after the failure of its closed source.
+local function mark(p, err, how)
+  p.fate.told[err.message] = how
   if p.fate.own then return end
   local fate = p.fate.source
   while fate do
-    if concerns(fate, err) then fate.told[err.message] = true end
+    if concerns(fate, err) then fate.told[err.message] = how == true or fate.told[err.message] or how end
     fate = fate.source
   end
 end
+
+function record.mark_told(p, err) mark(p, err, true) end
 
 -- What an rpc or a pool tells its calls, it has told for the process that it was made of, too.
 function record.follow_service(p, cell)
@@ -84,16 +88,18 @@ local function service_told(fate, message)
   return false
 end
 
-local function has_told(fate, message)
-  return fate.told[message] or service_told(fate, message)
+-- is_heard: it has reached somebody, and is not only on its way.
+local function has_told(fate, message, is_heard)
+  local told = fate.told[message]
+  return told == true or told and not is_heard or service_told(fate, message)
 end
 
-local function was_told(p, err)
-  if has_told(p.fate, err.message) then return true end
+local function was_told(p, err, is_heard)
+  if has_told(p.fate, err.message, is_heard) then return true end
   if p.fate.own then return false end
   local fate = p.fate.source
   while fate do
-    if concerns(fate, err) and has_told(fate, err.message) then return true end
+    if concerns(fate, err) and has_told(fate, err.message, is_heard) then return true end
     fate = fate.source
   end
   return false
@@ -101,8 +107,12 @@ end
 
 local function tell_unreported(p, err)
   if was_told(p, err) then return end
-  record.mark_told(p, err)
-  reactor.post_failure(err)
+  mark(p, err, "posted")
+  reactor.post_failure(err, function()
+    local is_news = not was_told(p, err, true)
+    record.mark_told(p, err)
+    return is_news
+  end)
 end
 
 -- Messages begin with the process's name; those from over there have it already.

@@ -52,6 +52,13 @@ local function report(err, traceback)
 end
 reactor.report = report
 
+local news = setmetatable({}, { __mode = "k" }) -- error object -> whether it is to be reported still
+
+local function report_posted(err)
+  local is_news = news[err]
+  if not is_news or is_news() then report(err, err.traceback) end
+end
+
 -- What a callback raised, as with_traceback gives it.
 local function raised(value)
   if getmetatable(value) ~= Raised then -- the traceback itself found no memory
@@ -69,7 +76,7 @@ reactor.call = core.callback
 -- post_failure.
 local function tell(kind, target, err, ...)
   if kind == "call" then
-    report(target, target.traceback)
+    report_posted(target)
   elseif kind == "ran" then
     reactor.on_ran(target, err, ...)
   elseif kind == "exit" then
@@ -92,7 +99,7 @@ local function dispatch(wait)
     local it = table.remove(posted, 1)
     if not it then break end
     n = n + 1
-    if type(it) == "function" then reactor.call(it) else report(it, it.traceback) end
+    if type(it) == "function" then reactor.call(it) else report_posted(it) end
     if wait and wait.done then return n end
   end
   return n + core.step(0, wait)
@@ -385,8 +392,11 @@ function reactor.post(f)
   reactor.touch()
 end
 
--- Reports the error object later, from the reactor.
-reactor.post_failure = reactor.post
+-- Reports the error object later, from the reactor; where is_news is given, if that gives true then.
+function reactor.post_failure(err, is_news)
+  news[err] = is_news
+  reactor.post(err)
+end
 
 function reactor.loop()
   reactor.check()

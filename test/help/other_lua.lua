@@ -280,6 +280,18 @@ tests["a template that fails with the words of a fork that it has refused is tol
   fork.on_error(nil)
 end
 
+tests["a failure that the run of a clone reports is not told again"] = function()
+  local got, told = 0, nil
+  fork.on_error(function() got = got + 1 end)
+  local t = template():eval "fail 'lost'"
+  t:fork():run("hello", function(err) told = err end)
+  t:close()
+  within(10, function() return told and told.message == "lost" end, "run is answered")
+  for _ = 1, 10 do fork.step(0.01) end
+  eq(got, 0)
+  fork.on_error(nil)
+end
+
 tests["5,000 calls of an rpc, one at a time and at once"] = function()
   local rpc = template():rpc "upper"
   for i = 1, 500 do eq(rpc("x" .. i), "X" .. i) end

@@ -94,6 +94,30 @@ for where, broken in pairs(BREAK) do
     t.eq(p:fork():run "type", nil)
     p:close()
   end)
+  -- It was told at the close of a process whose failure came to be known later, and by its clone's run as well:
+  -- so it was with the usual chain, whose first objects nobody has kept.
+  quiet("run of a clone with a callback, closed at once", function(_, p)
+    p:fork():run("type", function() end)
+    p:close()
+  end)
+  quiet("run of a clone of a clone with a callback, nothing kept", function(_, p)
+    p:fork():fork():run("type", function() end)
+    p = nil -- luacheck: ignore
+    for _ = 1, 3 do collectgarbage() end
+  end)
+  if where == "there" then -- else it was known at the close already
+    quiet("run of a clone, closed before", function(t, p)
+      local q = p:fork()
+      p:close()
+      t.eq(q:run "type", nil)
+    end)
+  end
+  quiet("a call of a clone, closed before", function(t, p)
+    local rpc = p:fork():rpc "type"
+    p:close()
+    t.eq(rpc:call(), nil)
+    rpc:close()
+  end)
   quiet("wait", function(t, p)
     t.eq(p:wait(), nil)
     p:close()
