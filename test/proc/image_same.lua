@@ -155,6 +155,22 @@ image_story("rebuild: missing, cut, of another version, of another build, open t
   t.eq({load(), load(), n}, {7, 7, 7})
 end)
 
+-- Garbage may be collected late: until then it kept a process and its descriptors.
+image_story("rebuild: the process that could not use the image is closed at once", function(t)
+  local path = t:file("image", "no image")
+  local function count() return select(2, fork.dump():gsub("%f[%w]process %d+[ :]", "")) end
+  fork.loop()
+  t.collect()
+  local before = count()
+  collectgarbage "stop"
+  t:defer(function() collectgarbage "restart" end)
+  local p, err = rebuilt(path, function(process) process:eval "x = 1" end)
+  t.eq(err, nil)
+  t.within(10, function() return count() <= before + 1 end, "its record is gone")
+  t.eq(t.ask(p:fork(), "return x"), 1)
+  p:close()
+end)
+
 image_story("rebuild: a function that fails, a process that fails, and no place to save to", function(t)
   local path = t:file "image"
   os.remove(path)
