@@ -292,7 +292,7 @@ function process.methods.send_fd(self, ...)
     if not ok then
       local err = errors.of_code(code)
       err.message = ("argument #%d of 'send_fd': %s"):format(i, err.code == "EINVAL"
-        and ("%d is not an open descriptor"):format(fd) or err.message)
+        and ("%d is not an open descriptor, or is a socket of the library's own"):format(fd) or err.message)
       set_failed(cell, err)
     end
   end

@@ -71,7 +71,29 @@ tests["options reach the process"] = function()
   end ]]:run "f")
   eq(read_all(fd), "x=y\t0.1\tnil\t/\n")
   is_error(select(2, fork.new { name = "painter" }:send_fd(999):run "f"), "EINVAL",
-    "^painter: argument #1 of 'send_fd': 999 is not an open descriptor$")
+    "^painter: argument #1 of 'send_fd': 999 is not an open descriptor, or is a socket of the library's own$")
+end
+
+-- Sockets have numbers under /proc that can't be opened.
+tests["the sockets of the library are refused, and the error says so"] = function()
+  local t, refused = template(), 0
+  within(10, function() return t:pid() end, "its process")
+  for fd = 3, 30 do
+    local file, why = io.open("/proc/self/fd/" .. fd)
+    if file then
+      file:close()
+    elseif why:find "No such device" then
+      local socket, err = t:fork():send_fd(fd):run "wait"
+      if not socket then
+        is_error(err, "EINVAL", "is a socket of the library's own$")
+        refused = refused + 1
+      else
+        fork.close(socket)
+      end
+    end
+  end
+  assert(refused > 0, "its control socket")
+  t:close()
 end
 
 tests["a descriptor is sent"] = function()
