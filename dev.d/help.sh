@@ -168,10 +168,10 @@ TXT
   random) cat <<'TXT'
 usage: ./dev random [SECONDS]
 
-Drives the C API, the C API against a template program that lies, and the Lua module with any
-values at any moment: all three at the same time, each for half of SECONDS (default 60; hours are
-meant). Each round has a seed; what fails is printed with the command that plays it again
-(test/random/run says more).
+Drives the C API, the C API against a template program that lies, templates whose clones run in
+threads, and the Lua module with any values at any moment: all four at the same time, each for
+half of SECONDS (default 60; hours are meant). Each round has a seed; what fails is printed with
+the command that plays it again (test/random/run says more).
 TXT
     ;;
   planted) cat <<'TXT'

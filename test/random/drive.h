@@ -86,6 +86,10 @@ void ask_settle(struct ask *a, int r);
 void tell(const char *what, const struct owner *o);
 int nasked(int quiet_too);
 
+/* Its callback has come. */
+void ask_told(struct ask *a);
+void check_error(const mf_error *e);
+
 struct proc {
   struct owner owner;
   mf_process *p;
@@ -119,6 +123,9 @@ extern int sockets[SOCKETS], nsockets;
 
 void free_later(void *p, struct owner *owner);
 void close_socket(int i);
+
+/* In a callback: does something, perhaps. */
+void maybe_act(void);
 void on_run(mf_process *p, const mf_error *e, int fd, void *data);
 void on_exit_told(mf_process *p, const mf_exit *s, void *data);
 void on_error_told(mf_process *p, const mf_error *e, void *data);
@@ -161,6 +168,15 @@ void close_rpc(int i);
 void make_pool(void);
 void use_pool(void);
 void close_pool(int i);
-void act(void);
+
+/* One of the things that the driver does. */
+extern void (*act)(void);
+
+/* The loop for so many milliseconds at most, or until it is enough. */
+void turn(unsigned ms, int (*enough)(void));
+int everything_is_closed(void);
+
+/* In the place of all this: drive_threads.c. */
+void play_threads(void);
 
 #endif

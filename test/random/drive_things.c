@@ -31,7 +31,7 @@ void tell(const char *what, const struct owner *o) {
            o->number);
 }
 
-static void ask_told(struct ask *a) {
+void ask_told(struct ask *a) {
   tell(a->what, a->owner);
   if (inside)
     FAIL("%s of %s %d: told inside a call", a->what, a->owner->kind, a->owner->number);
@@ -61,7 +61,7 @@ int nasked(int quiet_too) {
   return n;
 }
 
-static void check_error(const mf_error *e) {
+void check_error(const mf_error *e) {
   if (telling)
     printf("#   -> %s%s%s\n", e ? mf_errname(e->code) : "success", e ? ": " : "",
            e ? e->message : "");
@@ -101,7 +101,7 @@ void close_socket(int i) {
   sockets[i] = sockets[--nsockets];
 }
 
-static void maybe_act(void) {
+void maybe_act(void) {
   if (closing_all || depth >= DEPTH_MAX || !random_one_in(4))
     return;
   depth++;
