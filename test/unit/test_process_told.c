@@ -52,6 +52,41 @@ static void test_an_end_that_nobody_can_see_is_unknown_at_once(void **state) {
   }
 }
 
+static int closes_it;
+
+static void on_run_asks(mf_process *p, const mf_error *error, int socket, void *data) {
+  (void)socket;
+  assert_non_null(error);
+  if (closes_it)
+    mf_close(p, on_close, data);
+  else
+    assert_int_equal(mf_kill(p, SIGTERM), -ESRCH);
+}
+
+/* Its run and its end are told one after the other: a debug build took what the first
+ * callback asked for a broken invariant, and ended the program. */
+static void test_a_callback_may_use_what_has_ended_before_that_is_told(void **state) {
+  for (closes_it = 0; closes_it < 2; closes_it++) {
+    struct story *s = story_new();
+    int far;
+    mf_process *q, *t = make_template(s, &far);
+    int pid = mf_pid(t);
+    assert_int_equal(mf_fork(t, &q), 0);
+    assert_int_equal(mf_on_exit(q, on_exit_told, s), 0);
+    assert_int_equal(mf_run(q, "f", on_run_asks, s), 0);
+    sim_run(s->sim);
+    sim_hang_up(s->sim, far);
+    sim_end_process(s->sim, pid, SIGKILL);
+    sim_run(s->sim);
+    assert_int_equal(s->exits, 1);
+    assert_int_equal(s->closes, closes_it);
+    if (!closes_it)
+      mf_close(q, NULL, NULL);
+    mf_close(t, NULL, NULL);
+    story_free(s);
+  }
+}
+
 /* A signal for a process whose number is not known yet is sent when it is, once; the last
  * one where there were several. */
 static void test_a_signal_waits_for_the_number(void **state) {
@@ -188,6 +223,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_memory_is_told_when_the_template_dies),
       cmocka_unit_test(test_an_end_that_nobody_can_see_is_unknown_at_once),
+      cmocka_unit_test(test_a_callback_may_use_what_has_ended_before_that_is_told),
       cmocka_unit_test(test_a_signal_waits_for_the_number),
       cmocka_unit_test(test_nothing_follows_what_could_not_be_written),
       cmocka_unit_test(test_a_close_is_told_once_the_child_is_reaped),

@@ -119,12 +119,14 @@ void process_on_notify(struct task *t) {
                {PENDING_ERROR, deliver_error},
                {PENDING_EXIT, deliver_exit},
                {PENDING_CLOSE, deliver_close}};
+  p->notifying = 1;
   for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
     if (!(p->pending & order[i].what))
       continue;
     p->pending &= ~order[i].what;
     order[i].deliver(p);
   }
+  p->notifying = 0;
   process_update(p);
   process_release(p);
 }

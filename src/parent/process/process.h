@@ -137,6 +137,7 @@ struct mf_process {
   unsigned has_failed_forks : 1, has_lost_forks : 1; /* what its forks are to be told */
   unsigned knows_failure : 1;                        /* its source's */
   unsigned busy : 1;
+  unsigned notifying : 1; /* its callbacks are called, one after the other */
   unsigned
       finished : 1;  /* by mf_finish: whatever is asked of it from then on is misuse */
   unsigned used : 1; /* the same by mf_run or mf_to_fd */

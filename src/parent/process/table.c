@@ -82,7 +82,7 @@ const char *process_broken_invariant(const struct mf_process *p) {
   HOLDS(S_DEAD | S_FAILED,                  !p->finish.kind || p->pending & PENDING_FINISH)
   HOLDS(S_ALL,                              p->ndone <= p->nsent && p->nwork <= p->nsent)
   HOLDS(S_ALL,                              p->nsaid <= p->ndone)
-  HOLDS(S_ALL,                              !p->pending || task_waits(&p->notify))
+  HOLDS(S_ALL,                              !p->pending || p->notifying || task_waits(&p->notify))
   /* deadlines */
   HOLDS(S_DETACHING | S_RUNNING | S_DETACHED | S_DEAD, deadline_at(&p->limit) == UINT64_MAX)
   HOLDS(S_DEAD,                             deadline_at(&p->response_timeout) == UINT64_MAX)
