@@ -239,6 +239,17 @@ local HTTP = [[--http -e 'local uv = require "luv"
     if r.path == "/raise" then wait(1) error "it is broken" end
     if r.path == "/nothing" then wait(1) return end
     if r.path == "/hang" then coroutine.yield() end
+    if r.path == "/long" then local n = 0
+      return 200, nil, function()
+        n = n + 1
+        if n <= tonumber(r.query) then return ("x"):rep(8192) end
+        kept = coroutine.running()
+        coroutine.yield()
+        return "y"
+      end
+    end
+    if r.path == "/is-kept" then return 200, nil, tostring(kept ~= nil) end
+    if r.path == "/resume" then local co = kept kept = nil return 200, nil, tostring(coroutine.resume(co)) end
     if r.path == "/ticks" then local n = 0
       return 200, nil, function() n = n + 1 if n <= 5 then wait(n % 2 * 20) return "tick" .. n end end end
     if r.path == "/stalls" then local n = 0
@@ -316,6 +327,48 @@ story.test("--http --async: requests that wait hold up nobody", needs, function(
   t.eq({read_response(last)}, {200, "waited 200"})
   last:close()
   t.eq(running:wait(), 143)
+end)
+
+-- The piece is for a client of which nothing is left: the worker would write into memory that it has freed.
+story.test("--http --async: a function that another request resumes when its client has gone", needs, function(t)
+  local running = serve(t, "-n 1", HTTP)
+  local other = get(running, "/first")
+  t.eq({read_response(other)}, {200, "GET /first"})
+  local pid = tonumber(running.out():match " started pid=(%d+)")
+  local function ask_other(path)
+    other:write("GET ", path, " HTTP/1.1\r\nHost: x\r\n\r\n")
+    local _, body = read_response(other)
+    return body
+  end
+  -- It reads nothing. With this number of pieces, and no more, the function is asked for the next one, and
+  -- waits; the last ones wait for room in the socket.
+  local function start(npieces)
+    local gone = get(running, "/long?" .. npieces)
+    for _ = 1, 3 do
+      if ask_other "/is-kept" == "true" then return gone end
+    end
+    gone:close()
+  end
+  local npieces = 200
+  repeat
+    local gone = start(npieces)
+    if not gone then npieces = npieces - 1 end
+  until gone
+  t.ok(npieces > 8)
+  ask_other "/resume"
+  for _ = 1, 3 do
+    local gone = t.ok(start(npieces), "it waits again")
+    t.eq(kit.kill(pid, kit.SIGSTOP), true)
+    t.outside(5, function() return kit.processes()[pid].state:lower() == "t" end)
+    other:write "GET /resume HTTP/1.1\r\nHost: x\r\n\r\n"
+    gone:close()
+    kit.kill(pid, kit.SIGCONT)
+    t.eq({read_response(other)}, {200, "true"})
+  end
+  t.eq({read_response(get(running, "/last"))}, {200, "GET /last"})
+  other:close()
+  stop(t, running)
+  t.eq(count(running.out(), " started "), 1)
 end)
 
 story.test("--http --async --timeout: a function that hangs is a 503", needs, function(t)
