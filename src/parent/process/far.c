@@ -365,13 +365,14 @@ static int take_all(struct far_link *far) {
   return r < 0 ? r : 0;
 }
 
-/* One of another build may not know what it was told first, and says nothing. */
+/* One of another build may not know what it was told first, and says nothing. Nor does one
+ * that somebody kills. */
 static void lose_near(struct far_link *far) {
   char program[PROGRAM_PATH_MAX], why[sizeof far->reason];
   snprintf(
       why, sizeof why,
-      "its near end, the program %.700s, has ended without a word: it must be of the "
-      "same build of moonfork as this one",
+      "its near end, the program %.700s, has ended without a word: it was killed, or is "
+      "not of the same build of moonfork as this one",
       program_remote(program));
   lose(far, far->nheard ? "its near end has ended" : why);
 }
