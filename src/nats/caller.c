@@ -336,7 +336,7 @@ static struct far_call *call_new(mf_far *far, const mf_message *m, mf_reply_cb c
 
 int mf_far_call(mf_far *far, const mf_message *m, const mf_call_options *options,
                 mf_reply_cb cb, void *data, uint64_t *ret_id) {
-  mf_call_options o;
+  mf_call_options o = {0};
   int rc = far_check(far);
   if (rc == 0)
     rc = m ? read_options(options, &o) : MF_EINVAL;

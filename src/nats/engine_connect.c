@@ -278,7 +278,8 @@ int engine_attempt(struct engine *e) {
   }
   pthread_mutex_lock(&e->box->mutex);
   e->box->refs++;
-  e->box->tried = e->box->lost = e->box->writing = e->box->was_late = 0;
+  e->box->tried = e->box->lost = e->box->was_late = 0;
+  e->box->writing = 0;
   e->box->fd = -1;
   pthread_mutex_unlock(&e->box->mutex);
   int is_secure = e->box->is_secure = engine_wants_tls(&e->o);
