@@ -1,5 +1,6 @@
-/* What this process's children have started, and their children (os/descendants.h): who is
- * signalled, who is not, and that nothing is left of the look. */
+/* What a process's children have started, and their children (os/descendants.h): who is
+ * signalled, who is not, and that nothing is left of the look. Each story is a process of
+ * its own, since a process remembers whom it has found. */
 #include "unit.h"
 
 #include "os/descendants.h"
@@ -16,66 +17,58 @@ enum { CHILD, GRANDCHILD, LEFT, NPROCESSES }; /* LEFT: in a process group of its
 
 static pid_t pids[NPROCESSES];
 
+/* The number of the line that is not true is the exit status of the story. */
+#define CHECK(what)                                                                      \
+  do {                                                                                   \
+    if (!(what))                                                                         \
+      return __LINE__;                                                                   \
+  } while (0)
+
 static int count_fds(void) {
   DIR *dir = opendir("/proc/self/fd");
   int n = 0;
-  assert_non_null(dir);
+  if (!dir)
+    return -1;
   while (readdir(dir))
     n++;
   closedir(dir);
   return n;
 }
 
-static void tell(int fd, pid_t pid) {
-  if (write(fd, &pid, sizeof pid) != sizeof pid)
-    _exit(1);
+static int tell(int fd, pid_t pid) {
+  return write(fd, &pid, sizeof pid) == sizeof pid;
 }
 
 _Noreturn static void be_child(int fd) {
   pid_t grandchild = fork();
   pid_t left = grandchild > 0 ? fork() : 0;
-  if (left > 0) {
-    if (setpgid(left, left) < 0)
-      _exit(1);
-    tell(fd, getpid());
-    tell(fd, grandchild);
-    tell(fd, left);
-  }
+  if (left > 0 && (setpgid(left, left) < 0 || !tell(fd, getpid()) ||
+                   !tell(fd, grandchild) || !tell(fd, left)))
+    _exit(1);
   alarm(60); /* where the test has failed */
   for (;;)
     pause();
 }
 
-static int may_look(void) {
-  int fd = proc_pidfd(getpid());
-  if (fd < 0 || access("/proc/thread-self/children", R_OK) != 0)
-    return 0;
-  close(fd);
-  return 1;
-}
-
-static void start_all(void) {
+static int start_all(void) {
   int news[2];
-  if (!may_look())
-    skip();
-  descendants_adopt(1);
-  assert_int_equal(pipe2(news, O_CLOEXEC), 0);
+  CHECK(pipe2(news, O_CLOEXEC) == 0);
   pid_t child = fork();
-  assert_true(child >= 0);
+  CHECK(child >= 0);
   if (child == 0)
     be_child(news[1]);
   for (int i = 0; i < NPROCESSES; i++)
-    assert_int_equal(read(news[0], &pids[i], sizeof pids[i]), sizeof pids[i]);
+    CHECK(read(news[0], &pids[i], sizeof pids[i]) == sizeof pids[i]);
   close(news[0]);
   close(news[1]);
+  return 0;
 }
 
-/* How it has ended, once it is ours. */
-static int signal_of(pid_t pid) {
+/* It ended by that signal, and is a child of this process. */
+static int has_ended(pid_t pid, int signum) {
   int status;
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  assert_true(WIFSIGNALED(status));
-  return WTERMSIG(status);
+  return waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) &&
+         WTERMSIG(status) == signum;
 }
 
 static int keeps_none(pid_t pid) {
@@ -87,73 +80,93 @@ static int keeps_grandchild(pid_t pid) {
   return pid == pids[GRANDCHILD];
 }
 
-static void end_left(void) {
-  assert_int_equal(kill(pids[LEFT], 0), 0);
-  assert_int_equal(kill(pids[LEFT], SIGTERM), 0);
-  assert_int_equal(signal_of(pids[LEFT]), SIGTERM); /* it was adopted */
-}
-
-static void expect_nobody(int nfds) {
-  assert_int_equal(descendants_signal(0, keeps_none), 0);
-  assert_int_equal(count_fds(), nfds);
-  assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
-  assert_int_equal(errno, ECHILD);
-}
-
-static void test_all_of_the_group_are_signalled(void **state) {
-  (void)state;
+static int signals_all_of_the_group(void) {
   int nfds = count_fds();
-  start_all();
-  assert_int_equal(descendants_signal(0, keeps_none), 2);
-  assert_int_equal(descendants_signal(SIGKILL, keeps_none), 2);
-  assert_int_equal(signal_of(pids[CHILD]), SIGKILL);
-  assert_int_equal(signal_of(pids[GRANDCHILD]), SIGKILL);
-  assert_int_equal(descendants_signal(SIGKILL, keeps_none), 0);
-  end_left();
-  expect_nobody(nfds);
+  descendants_adopt(1);
+  CHECK(start_all() == 0);
+  CHECK(descendants_signal(0, keeps_none) == 2);
+  CHECK(descendants_signal(SIGKILL, keeps_none) == 2);
+  CHECK(has_ended(pids[CHILD], SIGKILL));
+  CHECK(has_ended(pids[GRANDCHILD], SIGKILL)); /* it was adopted */
+  CHECK(descendants_signal(SIGKILL, keeps_none) == 0);
+  CHECK(kill(pids[LEFT], 0) == 0);
+  CHECK(kill(pids[LEFT], SIGTERM) == 0);
+  CHECK(has_ended(pids[LEFT], SIGTERM));
+  CHECK(count_fds() == nfds);
+  return 0;
 }
 
-static void test_who_is_kept_is_left_alone(void **state) {
-  (void)state;
+static int leaves_alone_who_is_kept(void) {
   int nfds = count_fds();
-  start_all();
-  assert_int_equal(descendants_signal(SIGKILL, keeps_grandchild), 1);
-  assert_int_equal(signal_of(pids[CHILD]), SIGKILL);
-  assert_int_equal(kill(pids[GRANDCHILD], 0), 0);
-  assert_int_equal(descendants_signal(SIGKILL, keeps_none), 1);
-  assert_int_equal(signal_of(pids[GRANDCHILD]), SIGKILL);
-  end_left();
-  expect_nobody(nfds);
+  CHECK(start_all() == 0);
+  CHECK(descendants_signal(SIGKILL, keeps_grandchild) == 1);
+  CHECK(has_ended(pids[CHILD], SIGKILL));
+  CHECK(kill(pids[GRANDCHILD], 0) == 0);
+  CHECK(descendants_signal(SIGKILL, keeps_grandchild) == 0);
+  CHECK(kill(pids[GRANDCHILD], 0) == 0);
+  kill(pids[GRANDCHILD], SIGTERM);
+  kill(pids[LEFT], SIGTERM);
+  CHECK(count_fds() == nfds);
+  return 0;
 }
 
 /* Its parent has ended, and it is another's child: it is not found again, but known. */
-static int signals_a_former_grandchild(void) {
-  start_all();
-  descendants_adopt(0);
-  int is_found = descendants_signal(SIGCONT, keeps_none) == 2;
-  kill(pids[CHILD], SIGKILL);
-  waitpid(pids[CHILD], NULL, 0);
-  is_found = is_found && descendants_signal(SIGKILL, keeps_none) == 1;
-  kill(pids[LEFT], SIGKILL);
-  return is_found;
+static int signals_who_was_found(void) {
+  CHECK(start_all() == 0);
+  CHECK(descendants_signal(SIGCONT, keeps_none) == 2);
+  CHECK(kill(pids[CHILD], SIGKILL) == 0);
+  CHECK(has_ended(pids[CHILD], SIGKILL));
+  CHECK(descendants_signal(SIGKILL, keeps_none) == 1);
+  kill(pids[LEFT], SIGTERM);
+  return 0;
 }
 
-static void test_who_was_found_gets_the_next_signal_too(void **state) {
+static int may_look(void) {
+  int fd = proc_pidfd(getpid());
+  if (fd < 0 || access("/proc/thread-self/children", R_OK) != 0)
+    return 0;
+  close(fd);
+  return 1;
+}
+
+/* The signals by which what it has left ended, which is this process's then: by number. */
+static void tell_story(int (*story)(void), int ret_signals[65]) {
   int status;
-  (void)state;
   if (!may_look())
     skip();
   descendants_adopt(1);
   pid_t pid = fork();
   assert_true(pid >= 0);
   if (pid == 0)
-    _exit(signals_a_former_grandchild() ? 0 : 1);
+    _exit(story() % 256);
   assert_int_equal(waitpid(pid, &status, 0), pid);
-  assert_int_equal(status, 0);
-  for (int i = GRANDCHILD; i <= LEFT; i++) { /* ours now */
-    assert_true(waitpid(-1, &status, 0) > 0);
-    assert_int_equal(WTERMSIG(status), SIGKILL);
-  }
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0); /* else a line of it */
+  memset(ret_signals, 0, 65 * sizeof ret_signals[0]);
+  while (waitpid(-1, &status, 0) > 0)
+    ret_signals[WTERMSIG(status)]++;
+}
+
+static void test_all_of_the_group_are_signalled(void **state) {
+  int signals[65];
+  (void)state;
+  tell_story(signals_all_of_the_group, signals);
+}
+
+static void test_who_is_kept_is_left_alone(void **state) {
+  int signals[65];
+  (void)state;
+  tell_story(leaves_alone_who_is_kept, signals);
+  assert_int_equal(signals[SIGTERM], 2);
+  assert_int_equal(signals[SIGKILL], 0);
+}
+
+static void test_who_was_found_gets_the_next_signal_too(void **state) {
+  int signals[65];
+  (void)state;
+  tell_story(signals_who_was_found, signals);
+  assert_int_equal(signals[SIGKILL], 1);
+  assert_int_equal(signals[SIGTERM], 1);
 }
 
 int main(void) {
