@@ -502,10 +502,8 @@ static void test_an_rpc_that_ends_gives_its_place_back(void **state) {
   say(s, near_end, LINK_BORN, (uint32_t[]){table, index, 1, 1}, 4);
   sim_answer(s->sim, sim_far_end(s->sim, q->chan.fd), ANS_RUNNING, 1, NULL, 0);
   sim_run(s->sim);
-  assert_int_equal(q->state, RUNNING);
   for (int i = 0; i < BEFORE; i++)
     far_direct_expect(far, &rpc->direct, -1, COOKIE);
-  assert_int_not_equal(rpc->direct.ticket, 0);
   assert_int_equal(far->places, 1);
   mf_rpc_abort(rpc);
   assert_int_equal(far->places, 0);
