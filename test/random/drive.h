@@ -95,6 +95,7 @@ struct proc {
   mf_process *p;
   struct ask *exit, *error; /* another one replaces it */
   int taken;                /* an rpc or a pool has it */
+  int has_threads;          /* perhaps: what was forked from it */
 };
 
 struct rpc {
@@ -108,6 +109,7 @@ struct pool {
   struct owner owner;
   mf_pool *pool;
   uint64_t last;
+  int has_threads;
 };
 
 extern struct proc *procs[PROCS];

@@ -14,6 +14,13 @@ static struct proc **free_place(void) {
   return NULL;
 }
 
+static void some_isolation(int *isolation, int *lazy) {
+  if (random_one_in(3))
+    *isolation = MF_ISOLATION_THREAD;
+  if (random_one_in(6))
+    *lazy = (int)random_below(3);
+}
+
 static struct proc *a_proc(void) {
   struct proc *p = procs[random_below(PROCS)];
   return p;
@@ -87,10 +94,12 @@ void fork_proc(void) {
   if (!it || !free_place() || it->taken)
     return;
   some_options(&o);
+  some_isolation(&o.isolation, &o.lazy);
   r = random_one_in(2) ? CALL(mf_fork(it->p, &p)) : CALL(mf_fork_options(it->p, &o, &p));
   CHECK((r == 0) == (p != NULL));
   if (p)
     add_proc(p);
+  it->has_threads |= p && o.isolation == MF_ISOLATION_THREAD;
 }
 
 static void lend(mf_process *p) {
@@ -113,7 +122,7 @@ void prepare_proc(void) {
     return;
   mf_process *p = it->p;
   const char *code = some_code();
-  if (random_one_in(60)) { /* closing it ends it all the same */
+  if (random_one_in(60) && !it->has_threads) { /* closing it ends it all the same */
     code = "while true do end";
     somebody_hangs = 1;
   }
@@ -375,6 +384,8 @@ void make_pool(void) {
   o.max = random_below(4);
   o.load = random_below(4);
   o.tree = (int)random_below(3);
+  some_isolation(&o.isolation, &o.lazy);
+  it->has_threads = o.isolation == MF_ISOLATION_THREAD;
   o.idle = random_below(3);
   o.start_ms = random_below(20);
   o.stop_ms = 1 + random_below(100);
@@ -424,7 +435,7 @@ static void disturb_pool(struct pool *it) {
   CHECK(CALL(mf_pool_stats(it->pool, &info)) == 0);
   CHECK(info.state >= MF_POOL_RUNNING && info.state <= MF_POOL_CLOSED);
   look_at_pool(it);
-  if (!program && n && n <= 8) /* ours by now: nobody has reaped them but the library */
+  if (!program && n && n <= 8 && !it->has_threads) /* nobody else has reaped them */
     kill(pids[random_below((uint32_t)n)], random_one_in(2) ? SIGKILL : SIGTERM);
 }
 
