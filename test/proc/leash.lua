@@ -27,6 +27,7 @@ local function start(t, source)
   local script = t:file("parent.lua", PARENT .. source .. "\nsay 'ready'\n" ..
     "while true do fork.step(0.05) kit.msleep(5) end")
   local out = t:file "out"
+  os.remove(out) -- of an earlier parent, if the shell has not emptied it when it is read
   os.execute(("%s '%s' >'%s' 2>&1 </dev/null & echo $! >'%s'"):format(
     os.getenv "LUA" or "lua5.4", script, out, t:file "pid"))
   local parent = math.tointeger(t.read(t:file "pid"):match "%d+")
