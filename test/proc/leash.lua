@@ -31,6 +31,11 @@ local function start(t, source)
   os.execute(("%s '%s' >'%s' 2>&1 </dev/null & echo $! >'%s'"):format(
     os.getenv "LUA" or "lua5.4", script, out, t:file "pid"))
   local parent = math.tointeger(t.read(t:file "pid"):match "%d+")
+  t:defer(function() -- if it is still that parent: the story has failed
+    if (t.read("/proc/" .. parent .. "/cmdline") or ""):find(script, 1, true) then
+      kit.kill(parent, kit.SIGKILL)
+    end
+  end)
   t.outside(10, function()
     local text = t.read(out) or ""
     return text:find "ready" or not t.alive(parent)
