@@ -18,7 +18,8 @@ local kit = require "testkit"
 
 local SEED = math.tointeger(tonumber(arg[1])) or 1
 local STEPS = 250
-local CALL_S, CLOSE_S = 0.3, 10 -- the longest wait of a call; of the end
+local CALL_S = 0.3 -- the longest wait of a call
+local CLOSE_S = 16 -- of the end: an rpc waits 10 s for its answers, then its template may hang
 local scale = tonumber(os.getenv "STORY_SCALE" or "") or 1
 local tells = os.getenv "ANY_TELL"
 math.randomseed(SEED)
