@@ -388,44 +388,30 @@ test("a pool that is closed ends its template's process, though a worker is in C
   t.ok(not t.alive(pid))
 end)
 
-test("a pool that is closed leaves other clones in threads of its template alone", {deadline = 30}, function(t)
-  local p = fork.new_exec():eval "function echoes(s) for l in s:lines() do s:write(l, '\\n') end end"
-  local q = thread(p)
-  local socket = t.got(q:run "echoes")
-  local status
-  p:on_exit(function(s) status = s end)
-  local pool = p:pool("string.upper", {max = 1, isolation = "thread"})
-  t.eq(t.got(pool:call "x"), "X")
-  pool:close()
-  fork.loop()
-  t.ok(status and status.unknown)
-  socket:write "still there\n"
-  t.eq(socket:read(), "still there")
-  socket:close()
-  t.eq(t.got(q:wait(10)).code, 0)
-  q:close()
-end)
-
--- Its template had been told to end by the drain, and left to the thread: nobody told the pool again, which
+-- When a drain had told the template to end, and it was left to the thread, nobody told the pool again, which
 -- waited for the thread.
-test("a drained pool that is closed leaves other clones in threads of its template alone", {deadline = 30}, function(t)
-  local p = fork.new_exec():eval "function echoes(s) for l in s:lines() do s:write(l, '\\n') end end"
-  local q = thread(p)
-  local socket = t.got(q:run "echoes")
-  local status
-  p:on_exit(function(s) status = s end)
-  local pool = p:pool("string.upper", {max = 1, isolation = "thread"})
-  t.eq(t.got(pool:call "x"), "X")
-  t.got(pool:drain())
-  t.within(10, function() return fork.dump():find "ends with its clones in threads" end)
-  pool:close()
-  t.within(5, function() return not fork.step(0) end, "the pool is closed")
-  t.ok(status and status.unknown)
-  socket:write "still there\n"
-  t.eq(socket:read(), "still there")
-  socket:close()
-  t.eq(t.got(q:wait(10)).code, 0)
-  q:close()
-end)
+for _, what in ipairs {"a pool that is closed", "a drained pool that is closed"} do
+  test(what .. " leaves other clones in threads of its template alone", {deadline = 30}, function(t)
+    local p = fork.new_exec():eval "function echoes(s) for l in s:lines() do s:write(l, '\\n') end end"
+    local q = thread(p)
+    local socket = t.got(q:run "echoes")
+    local status
+    p:on_exit(function(s) status = s end)
+    local pool = p:pool("string.upper", {max = 1, isolation = "thread"})
+    t.eq(t.got(pool:call "x"), "X")
+    if what:find "drained" then
+      t.got(pool:drain())
+      t.within(10, function() return fork.dump():find "ends with its clones in threads" end)
+    end
+    pool:close()
+    t.within(10, function() return not fork.step(0) end, "the pool is closed")
+    t.ok(status and status.unknown)
+    socket:write "still there\n"
+    t.eq(socket:read(), "still there")
+    socket:close()
+    t.eq(t.got(q:wait(10)).code, 0)
+    q:close()
+  end)
+end
 
 story.done()

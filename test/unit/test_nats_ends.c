@@ -1,37 +1,21 @@
 /* The end of nodes and far pools: it comes while nothing else keeps the loop, also after
  * a drain; a second close is none; and in a forked copy of the program their functions do
  * nothing. There is no server. */
-#include "unit.h"
+#include "nats_kit.h"
 
 #include "nats/caller_private.h"
 #include "nats/node.h"
 #include <moonfork/nats.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <uv.h>
 
 enum { TURNS = 3 };
 
-static char url[64];
 static uv_loop_t loop;
 static mf_far *far;
 static mf_node *node;
 static int ndrained, nclosed;
-
-/* A port that nobody listens at. */
-static int find_port(void **state) {
-  struct sockaddr_in a = {.sin_family = AF_INET};
-  socklen_t n = sizeof a;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-  assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-  close(fd);
-  snprintf(url, sizeof url, "nats://127.0.0.1:%d", ntohs(a.sin_port));
-  return 0;
-}
 
 static int no_call(void *pool, const mf_message *m, const mf_call_options *o,
                    mf_reply_cb cb, void *data, uint64_t *ret_id) {

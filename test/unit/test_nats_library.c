@@ -1,31 +1,14 @@
 /* libmoonfork-nats as a C host has it: options, an engine that can't be reached, and an
  * end that leaves nothing on the loop, no descriptor and no thread. (Calls that are
  * answered: test/proc/nats_calls.lua.) */
-#include "unit.h"
+#include "nats_kit.h"
 
 #include <dirent.h>
 #include <moonfork/nats.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <uv.h>
-
-static char url[64];
-
-/* A port that nobody listens at. */
-static int setup(void **state) {
-  struct sockaddr_in a = {.sin_family = AF_INET};
-  socklen_t n = sizeof a;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-  assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-  close(fd);
-  snprintf(url, sizeof url, "nats://127.0.0.1:%d", ntohs(a.sin_port));
-  return 0;
-}
 
 static int count(const char *folder) {
   DIR *d = opendir(folder);
@@ -297,5 +280,5 @@ int main(void) {
       cmocka_unit_test(test_wrong_arguments_are_refused),
       cmocka_unit_test(test_no_object_is_no_crash),
   };
-  return cmocka_run_group_tests(tests, setup, NULL);
+  return cmocka_run_group_tests(tests, find_port, NULL);
 }
